@@ -1,0 +1,2 @@
+-- The owner says that it does not hold this any more.
+DELETE FROM known_references WHERE digest = ?1

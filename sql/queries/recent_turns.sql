@@ -1,0 +1,1 @@
+SELECT * FROM turns ORDER BY request_id DESC LIMIT ?1

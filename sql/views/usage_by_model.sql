@@ -1,0 +1,16 @@
+-- Requests and tokens by the model that served, or was asked for; NULL where none was named.
+CREATE VIEW usage_by_model AS
+SELECT
+  nullif(f.model, '') AS model,
+  sum(f.requests) AS requests,
+  sum(f.errors) AS errors,
+  sum(f.without_usage) AS without_usage,
+  sum(f.input_tokens) AS input_tokens,
+  sum(f.cached_tokens) AS cached_tokens,
+  round(100.0 * sum(f.cached_tokens) / sum(f.input_tokens_with_cache_figure), 1) AS cached_percent,
+  sum(f.output_tokens) AS output_tokens,
+  NULL AS cost,
+  NULL AS cost_saved
+FROM usage_facts AS f
+GROUP BY 1
+ORDER BY 1;

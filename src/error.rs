@@ -1,0 +1,95 @@
+//! What can go wrong with an exchange, with no HTTP in it: `server::errors` makes statuses and
+//! texts for clients from these.
+
+use std::time::Duration;
+
+/// Why a request got no answer from an upstream, or none that could be passed on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No account is configured yet.
+    #[error("no accounts")]
+    NoAccounts,
+    /// No usable client key came with the request.
+    #[error("no valid client key")]
+    UnknownKey,
+    /// The body is larger than the limit, in bytes.
+    #[error("request body is larger than {0} bytes")]
+    BodyTooLarge(usize),
+    /// The body is not what its `Content-Encoding` says, or did not arrive whole.
+    #[error("request body could not be read: {0}")]
+    BodyUnreadable(String),
+    /// The body did not arrive in time.
+    #[error("request body did not arrive in time")]
+    BodyTimeout,
+    /// The body is no JSON object.
+    #[error("request body is not a JSON object: {message} at line {line} column {column}")]
+    BadJson {
+        /// What the reader found.
+        message: String,
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+    },
+    /// A reference is longer than any real one.
+    #[error("{parameter} is longer than a reference can be")]
+    InvalidReference {
+        /// The field that holds it.
+        parameter: &'static str,
+    },
+    /// No account is known to hold this response, and several could.
+    #[error("previous response '{0}' is unknown")]
+    PreviousResponseNotFound(String),
+    /// The account is limited; it may be tried again after this time.
+    #[error("account {account:?} is cooling down for {retry_after:?}")]
+    CoolingDown {
+        /// The account that the request is pinned to; `None` where every account is limited.
+        account: Option<String>,
+        /// Until then, at the most.
+        retry_after: Duration,
+    },
+    /// The account that the request is pinned to cannot serve it.
+    #[error("account {account:?} is unavailable: {reason}")]
+    Unavailable {
+        /// The account that the request is pinned to; `None` where no account can serve.
+        account: Option<String>,
+        /// Why, in words for a person.
+        reason: String,
+    },
+    /// The upstream could not be reached; nothing was sent.
+    #[error("account {account} could not be reached: {reason}")]
+    Unreachable {
+        /// The account that was tried last.
+        account: String,
+        /// Without addresses of ours and without credentials.
+        reason: String,
+    },
+    /// The request was sent, and the connection broke before an answer: it may have run.
+    #[error("account {account} closed the connection before it answered: {reason}")]
+    Unanswered {
+        /// The account that was asked.
+        account: String,
+        /// What broke.
+        reason: String,
+    },
+    /// The upstream did not answer in time.
+    #[error("account {account} did not answer in time")]
+    Timeout {
+        /// The account that was asked.
+        account: String,
+    },
+    /// The answer has a `Content-Encoding` that nobody asked for.
+    #[error("account {account} sent an answer encoded as {encoding}")]
+    UnaskedEncoding {
+        /// The account that was asked.
+        account: String,
+        /// What the answer's head said.
+        encoding: String,
+    },
+    /// The database cannot be written, and the configuration says not to go on without it.
+    #[error("the database cannot be written")]
+    StoreUnavailable,
+    /// The database could not be read.
+    #[error("the database cannot be read: {0}")]
+    StoreUnreadable(String),
+}

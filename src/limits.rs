@@ -1,0 +1,149 @@
+//! Every cap, timeout and lifetime: what it bounds, why this value, and what happens at it.
+//!
+//! Those that an operator may need to change are the defaults of a setting; the
+//! README's configuration table names them. The others are properties of the code.
+
+use std::time::Duration;
+
+/// A request body, after decompression. Codex sends whole histories with images inside, some
+/// megabytes; the real API refuses far less than this. Larger: 413, `body_too_large`.
+pub const REQUEST_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The size from which a request is logged as a large payload. A turn of text is far smaller;
+/// what is larger is usually a history that grows without end. At it: one warning in the log.
+pub const LARGE_PAYLOAD_BYTES: usize = 1024 * 1024;
+
+/// One event of an upstream's stream. The terminal event repeats the whole answer, which may hold
+/// images; an event must be complete before its bytes go on. Larger: the stream is ended as cut.
+pub const EVENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The bytes of events that are held back while an attempt may still be moved. Only
+/// `response.created`, `response.in_progress` and events of unknown types are held, a few
+/// kilobytes each unless the instructions are long. At it: they are released.
+pub const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How long those events are held back. Long enough for an overloaded upstream to say so, short
+/// enough that a client sees life. At it: they are released, and the attempt can no longer move.
+pub const HOLD_BACK: Duration = Duration::from_secs(2);
+
+/// An error body of an upstream that Moorage reads to decide what to do. Real ones are under a
+/// kilobyte, Cloudflare's pages a few. At it: the rest is dropped, and the client gets what was read.
+pub const ERROR_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// One value that is read out of an answer (an id, a model, the usage object). At it: the value
+/// counts as absent. Ids of up to a few hundred characters are seen in the field.
+pub const ANSWER_VALUE_BYTES_MAX: usize = 16 * 1024;
+
+/// An id or name that a client or an upstream uses as a reference. Wrapped ids reach some hundred
+/// characters. Longer in a request: 400, `invalid_reference`; longer in an answer: not recorded.
+pub const REFERENCE_BYTES_MAX: usize = 2048;
+
+/// Item ids that are recorded per response. An answer has a few; this bounds what a broken
+/// upstream can make us write. At it: further items are not recorded.
+pub const ITEMS_PER_RESPONSE_MAX: usize = 256;
+
+/// The time to connect to an upstream. A home line needs a tenth of it. At it: the attempt failed,
+/// nothing was sent, another account may be tried.
+pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(10);
+
+/// The time from a sent request to the head of its answer. Long reasoning without a stream takes
+/// many minutes before the first byte. At it: 504, `upstream_timeout`.
+pub const UPSTREAM_FIRST_BYTE: Duration = Duration::from_secs(15 * 60);
+
+/// The time between two pieces of an answer. Reasoning can be silent for minutes on a stream. At
+/// it: the stream is ended with `response.failed`, the outcome is `timeout`.
+pub const UPSTREAM_IDLE: Duration = Duration::from_secs(5 * 60);
+
+/// How long an idle connection to an upstream is kept: shorter than what servers in the field keep
+/// theirs, so that we are seldom the one who writes into a closing socket.
+pub const UPSTREAM_POOL_IDLE: Duration = Duration::from_secs(50);
+
+/// The silence after which a comment line goes into an open stream, so that home routers and
+/// reverse proxies do not take it for dead. Their usual patience is 60 seconds or more.
+pub const STREAM_COMMENT: Duration = Duration::from_secs(15);
+
+/// How many attempts one exchange makes at most, whatever the pool holds.
+pub const ATTEMPTS_MAX: u32 = 3;
+
+/// How long a request waits for the cooldown of the account it is pinned to, or for a free place
+/// on a full one. SDKs give up at ten minutes, people much sooner. At it: 429 with `Retry-After`.
+pub const PIN_WAIT: Duration = Duration::from_secs(10);
+
+/// The cooldown after a 429 that names no time: short, because the account is simply tried again.
+pub const COOLDOWN_UNSTATED: Duration = Duration::from_secs(5);
+
+/// How long an account with no quota left rests before it is tried again, if the upstream named
+/// no time. Money is added by people, who notice within minutes.
+pub const EXHAUSTED_PROBE: Duration = Duration::from_secs(10 * 60);
+
+/// The longest cooldown that an upstream's word is taken for; weekly windows fit. A longer one is
+/// probably a mistake in units, and would lock the account for good.
+pub const COOLDOWN_MAX: Duration = Duration::from_secs(8 * 24 * 3600);
+
+/// Responses and other hard references: as long as the upstream keeps them, 30 days.
+pub const RESPONSE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Session names, cache keys and prefixes, after their last use: longer than a prompt cache lives.
+pub const SESSION_TTL: Duration = Duration::from_secs(4 * 3600);
+
+/// How much of a soft reference's life must have passed before its expiry is written again: a
+/// share of 1/8. It keeps a busy session from writing at every turn.
+pub const SESSION_REFRESH_DIVISOR: u32 = 8;
+
+/// How long a usage row is kept before it is folded into the hourly sums.
+pub const USAGE_RETENTION: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// How often the sweep looks for what has expired.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
+
+/// Rows that one batch of the sweep removes: some milliseconds of the writer's time.
+pub const SWEEP_BATCH_ROWS: u32 = 500;
+
+/// Pages that one batch of the sweep gives back to the file system.
+pub const SWEEP_BATCH_PAGES: usize = 256;
+
+/// Work that waits for the writer. At it: whoever has more waits, which slows the clients, not
+/// the writer.
+pub const WRITER_QUEUE_MAX: usize = 8192;
+
+/// Work that one transaction takes. It bounds how long the first of a group waits for the last.
+pub const WRITER_GROUP_MAX: usize = 512;
+
+/// Work that is kept in memory while the database cannot be written: about 100 MB at the worst.
+/// At it: the oldest is dropped, and the log says so.
+pub const UNWRITTEN_MAX: usize = 100_000;
+
+/// How often the writer tries again while the database cannot be written.
+pub const UNWRITTEN_RETRY: Duration = Duration::from_secs(1);
+
+/// How long SQLite waits for another process that holds the write lock.
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// References kept in memory in front of SQLite, about 100 bytes each. At it: the least recently
+/// written half is dropped; those are read from SQLite.
+pub const RECENT_REFERENCES_MAX: usize = 32_768;
+
+/// Read-only connections to SQLite. Reads take microseconds; the page's take longer.
+pub const READERS: u32 = 4;
+
+/// Open client connections. A home server has a few clients with some connections each; each
+/// costs a file descriptor and some kilobytes. At it: new ones wait in the listen queue.
+pub const CONNECTIONS_MAX: usize = 8192;
+
+/// The time a client has to send the head of a request. Slower: the connection is closed.
+pub const REQUEST_HEAD: Duration = Duration::from_secs(30);
+
+/// The time between two pieces of a request body. Slower: 408, `request_timeout`.
+pub const REQUEST_BODY_IDLE: Duration = Duration::from_secs(60);
+
+/// How long running exchanges may go on after the first signal to stop. At it: they are cut.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+
+/// Lines of one list on the page or in the admin API.
+pub const PAGE_ROWS_MAX: u32 = 1000;
+
+const _: () = assert!(WRITER_GROUP_MAX <= WRITER_QUEUE_MAX);
+const _: () = assert!(HELD_BYTES_MAX <= EVENT_BYTES_MAX);
+const _: () = assert!(UPSTREAM_IDLE.as_secs() <= UPSTREAM_FIRST_BYTE.as_secs());
+const _: () = assert!(STREAM_COMMENT.as_secs() < UPSTREAM_IDLE.as_secs());
+const _: () = assert!(SESSION_TTL.as_secs() < RESPONSE_TTL.as_secs());

@@ -1,0 +1,263 @@
+//! Ids, events and usage, read from what an upstream answers.
+
+pub mod document;
+pub mod events;
+pub mod refusal;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use crate::limits;
+
+/// How an exchange ended. One word each in SQL, logs, JSON and page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It runs.
+    Open,
+    /// `response.completed`, or a whole answer with that status.
+    Completed,
+    /// `response.incomplete`: cut by a limit of tokens or content.
+    Incomplete,
+    /// `response.failed` or an `error` event inside a 200 stream.
+    Failed,
+    /// `response.cancelled`.
+    Cancelled,
+    /// Accepted in the background.
+    Queued,
+    /// Refused by Moorage.
+    Refused,
+    /// Refused by the upstream with an error status.
+    Rejected,
+    /// The upstream ended without a terminal event, or its connection broke.
+    UpstreamCut,
+    /// Nothing came in time.
+    Timeout,
+    /// The client hung up.
+    ClientGone,
+    /// Moorage was stopped while the exchange ran.
+    Shutdown,
+}
+
+impl Outcome {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Open => "open",
+            Outcome::Completed => "completed",
+            Outcome::Incomplete => "incomplete",
+            Outcome::Failed => "failed",
+            Outcome::Cancelled => "cancelled",
+            Outcome::Queued => "queued",
+            Outcome::Refused => "refused",
+            Outcome::Rejected => "rejected",
+            Outcome::UpstreamCut => "upstream_cut",
+            Outcome::Timeout => "timeout",
+            Outcome::ClientGone => "client_gone",
+            Outcome::Shutdown => "shutdown",
+        }
+    }
+
+    /// The outcome that a response object's `status` stands for.
+    fn of_status(status: &str) -> Option<Outcome> {
+        match status {
+            "completed" => Some(Outcome::Completed),
+            "incomplete" => Some(Outcome::Incomplete),
+            "failed" => Some(Outcome::Failed),
+            "cancelled" => Some(Outcome::Cancelled),
+            "queued" | "in_progress" => Some(Outcome::Queued),
+            _ => None,
+        }
+    }
+}
+
+/// Token figures as the upstream told them. `input` includes `cached`: never add them up. What was
+/// not told is `None`, not zero; servers other than OpenAI's leave the details out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the whole context.
+    pub input: Option<i64>,
+    /// Those of the input that came from the prompt cache.
+    pub cached: Option<i64>,
+    /// Those that were written to the prompt cache.
+    pub cache_write: Option<i64>,
+    /// Tokens of the answer, reasoning included.
+    pub output: Option<i64>,
+    /// Those of the output that were reasoning.
+    pub reasoning: Option<i64>,
+}
+
+impl Usage {
+    fn read(raw: &RawValue) -> Option<Usage> {
+        let usage: UsageObject = serde_json::from_str(raw.get()).ok()?;
+        let input_details = usage.input_tokens_details.unwrap_or_default();
+        let output_details = usage.output_tokens_details.unwrap_or_default();
+        let figures = Usage {
+            input: usage.input_tokens,
+            cached: input_details.cached_tokens,
+            cache_write: input_details.cache_write_tokens,
+            output: usage.output_tokens,
+            reasoning: output_details.reasoning_tokens,
+        };
+        (figures != Usage::default()).then_some(figures)
+    }
+}
+
+/// What has been read of an answer so far.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Facts {
+    /// The id of the response.
+    pub response_id: Option<String>,
+    /// The model that served.
+    pub model: Option<String>,
+    /// The tier that served.
+    pub service_tier: Option<String>,
+    /// The figures, once told.
+    pub usage: Option<Usage>,
+    /// How it ended, once told.
+    pub outcome: Option<Outcome>,
+    /// The code of the error that ended it.
+    pub error_code: Option<String>,
+    /// What the error says, for the time it may name.
+    pub error_message: Option<String>,
+    /// Ids of output items, in order of appearance, each once.
+    pub items: Vec<String>,
+}
+
+impl Facts {
+    fn add_item(&mut self, id: String) {
+        let known = self.items.contains(&id);
+        if !known
+            && id.len() <= limits::REFERENCE_BYTES_MAX
+            && self.items.len() < limits::ITEMS_PER_RESPONSE_MAX
+        {
+            self.items.push(id);
+        }
+    }
+
+    fn add_response_id(&mut self, id: String) {
+        if self.response_id.is_none() && id.len() <= limits::REFERENCE_BYTES_MAX {
+            self.response_id = Some(id);
+        }
+    }
+
+    fn add_error(&mut self, error: ErrorObject) {
+        // Some upstreams put the code in `type`, some have integer codes.
+        self.error_code = error
+            .code
+            .or(error.kind)
+            .map(|Word(word)| word)
+            .or(self.error_code.take());
+        self.error_message = error.message.or(self.error_message.take());
+    }
+
+    fn add_response(&mut self, response: ResponseObject<'_>) {
+        if let Some(id) = response.id {
+            self.add_response_id(id);
+        }
+        self.model = response.model.or(self.model.take());
+        self.service_tier = response.service_tier.or(self.service_tier.take());
+        self.usage = response.usage.and_then(Usage::read).or(self.usage);
+        if let Some(error) = response.error {
+            self.add_error(error);
+        }
+        if let Some(reason) = response.incomplete_details.and_then(|details| details.reason) {
+            self.error_code = Some(reason);
+        }
+        for item in response.output.unwrap_or_default() {
+            if let Some(id) = item.id {
+                self.add_item(id);
+            }
+        }
+    }
+}
+
+/// A field that counts as absent where it has another type than expected: other servers than
+/// OpenAI's speak this protocol, each with its own accent.
+fn lenient<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let raw: &RawValue = Deserialize::deserialize(deserializer)?;
+    Ok(serde_json::from_str(raw.get()).ok())
+}
+
+/// A code: text, or a number as vLLM writes it.
+struct Word(String);
+
+impl<'de> Deserialize<'de> for Word {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw: &RawValue = Deserialize::deserialize(deserializer)?;
+        match serde_json::from_str(raw.get()) {
+            Ok(text) => Ok(Word(text)),
+            Err(_) if raw.get().parse::<i64>().is_ok() => Ok(Word(raw.get().to_owned())),
+            Err(_) => Err(serde::de::Error::custom("neither text nor number")),
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+struct UsageObject {
+    #[serde(default, deserialize_with = "lenient")]
+    input_tokens: Option<i64>,
+    #[serde(default, deserialize_with = "lenient")]
+    input_tokens_details: Option<InputDetails>,
+    #[serde(default, deserialize_with = "lenient")]
+    output_tokens: Option<i64>,
+    #[serde(default, deserialize_with = "lenient")]
+    output_tokens_details: Option<OutputDetails>,
+}
+
+#[derive(Deserialize, Default)]
+struct InputDetails {
+    #[serde(default, deserialize_with = "lenient")]
+    cached_tokens: Option<i64>,
+    #[serde(default, deserialize_with = "lenient")]
+    cache_write_tokens: Option<i64>,
+}
+
+#[derive(Deserialize, Default)]
+struct OutputDetails {
+    #[serde(default, deserialize_with = "lenient")]
+    reasoning_tokens: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct ResponseObject<'a> {
+    #[serde(default, deserialize_with = "lenient")]
+    id: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    model: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    service_tier: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    error: Option<ErrorObject>,
+    #[serde(default, deserialize_with = "lenient")]
+    incomplete_details: Option<IncompleteDetails>,
+    #[serde(default, deserialize_with = "lenient")]
+    output: Option<Vec<ItemObject>>,
+    #[serde(default, borrow)]
+    usage: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct IncompleteDetails {
+    #[serde(default, deserialize_with = "lenient")]
+    reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ItemObject {
+    #[serde(default, deserialize_with = "lenient")]
+    id: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+struct ErrorObject {
+    #[serde(default, deserialize_with = "lenient")]
+    code: Option<Word>,
+    #[serde(default, rename = "type", deserialize_with = "lenient")]
+    kind: Option<Word>,
+    #[serde(default, deserialize_with = "lenient")]
+    message: Option<String>,
+}

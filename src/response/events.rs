@@ -1,0 +1,338 @@
+//! An upstream's stream of events: where one ends, and what it says.
+//!
+//! The bytes go on as they came. Only whole events are let through, because a client can do
+//! nothing with half of one, and because what an event says must be known before it leaves.
+
+use std::borrow::Cow;
+
+use bytes::{Bytes, BytesMut};
+use memchr::{memchr, memrchr};
+use serde::Deserialize;
+
+use super::{ErrorObject, Facts, ItemObject, Outcome, ResponseObject, lenient};
+use crate::limits;
+
+/// An event is larger than the limit.
+#[derive(Debug, PartialEq, Eq)]
+pub struct EventTooLarge;
+
+/// Cuts a stream of bytes behind the last event that is there whole.
+#[derive(Debug, Default)]
+pub struct Splitter {
+    /// The beginning of an event whose end has not come.
+    partial: BytesMut,
+}
+
+impl Splitter {
+    /// Takes the next bytes and gives all events that are whole now; empty if none is. Where the
+    /// bytes end with an event, as they mostly do, nothing is copied.
+    ///
+    /// # Errors
+    /// If an unfinished event has grown over the limit.
+    pub fn push(&mut self, chunk: Bytes) -> Result<Bytes, EventTooLarge> {
+        if self.partial.is_empty() {
+            let end = last_end(&chunk, 0);
+            self.partial.extend_from_slice(&chunk[end..]);
+            return self.within_limit(chunk.slice(..end));
+        }
+        // The blank line may have begun in the bytes before.
+        let from = self.partial.len().saturating_sub(3);
+        self.partial.extend_from_slice(&chunk);
+        let end = last_end(&self.partial, from);
+        let whole = self.partial.split_to(end).freeze();
+        self.within_limit(whole)
+    }
+
+    /// What came after the last whole event.
+    pub fn rest(&mut self) -> Bytes {
+        self.partial.split().freeze()
+    }
+
+    fn within_limit(&self, whole: Bytes) -> Result<Bytes, EventTooLarge> {
+        if self.partial.len() > limits::EVENT_BYTES_MAX {
+            return Err(EventTooLarge);
+        }
+        Ok(whole)
+    }
+}
+
+/// The position behind the last blank line that ends at or after `from`; 0 if there is none. Lines
+/// end with LF or CRLF.
+fn last_end(bytes: &[u8], from: usize) -> usize {
+    let mut end = bytes.len();
+    while let Some(line_end) = memrchr(b'\n', &bytes[from..end]) {
+        let line_end = from + line_end;
+        let before = bytes[..line_end]
+            .strip_suffix(b"\r")
+            .unwrap_or(&bytes[..line_end]);
+        if before.ends_with(b"\n") {
+            return line_end + 1;
+        }
+        end = line_end;
+    }
+    0
+}
+
+/// The events in a piece that [`Splitter::push`] gave.
+pub fn events(whole: &[u8]) -> impl Iterator<Item = Event<'_>> {
+    let mut rest = whole;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let (event, after) = take_event(rest);
+            rest = after;
+            if let Some(event) = event {
+                return Some(event);
+            }
+        }
+        None
+    })
+}
+
+/// Reads the lines up to the next blank one. `None` for what has no data: comments, blank lines.
+fn take_event(bytes: &[u8]) -> (Option<Event<'_>>, &[u8]) {
+    let mut data: Option<Cow<'_, [u8]>> = None;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let end = memchr(b'\n', rest).unwrap_or(rest.len());
+        let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+        rest = rest.get(end + 1..).unwrap_or_default();
+        if line.is_empty() {
+            break;
+        }
+        let Some(value) = line.strip_prefix(b"data:") else {
+            continue;
+        };
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        data = Some(match data {
+            None => Cow::Borrowed(value),
+            Some(before) => Cow::Owned([&before[..], value].join(&b'\n')),
+        });
+    }
+    (data.map(|data| Event { data }), rest)
+}
+
+/// One event. Its type is what the JSON says, as for the clients, not what the `event:` line says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event<'a> {
+    data: Cow<'a, [u8]>,
+}
+
+/// What an event means for the exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// `response.created`, `.queued`, `.in_progress`: the id is known, no output yet.
+    Begin,
+    /// An output item begins or ends; carries the item's id.
+    Item,
+    /// Output, or progress of a tool.
+    Output,
+    /// The response ended this way.
+    End(Outcome),
+    /// A type that this version does not know; no output.
+    Unknown,
+}
+
+impl<'a> Event<'a> {
+    /// What the event means, by its `type`.
+    pub fn meaning(&self) -> Meaning {
+        match self.kind().as_ref() {
+            b"response.created" | b"response.queued" | b"response.in_progress" => Meaning::Begin,
+            b"response.output_item.added" | b"response.output_item.done" => Meaning::Item,
+            b"response.completed" => Meaning::End(Outcome::Completed),
+            b"response.incomplete" => Meaning::End(Outcome::Incomplete),
+            b"response.failed" | b"error" => Meaning::End(Outcome::Failed),
+            b"response.cancelled" => Meaning::End(Outcome::Cancelled),
+            kind if OUTPUT_FAMILIES.iter().any(|family| kind.starts_with(family)) => Meaning::Output,
+            _ => Meaning::Unknown,
+        }
+    }
+
+    /// The `type`, mostly the first member and then found without reading the rest.
+    fn kind(&self) -> Cow<'_, [u8]> {
+        let first = self.data.strip_prefix(br#"{"type":""#);
+        if let Some((first, end)) = first.and_then(|first| Some((first, memchr(b'"', first)?)))
+            && memchr(b'\\', &first[..end]).is_none()
+        {
+            return Cow::Borrowed(&first[..end]);
+        }
+        let data: Option<TypeOnly> = serde_json::from_slice(&self.data).ok();
+        let kind = data.and_then(|data| data.kind).unwrap_or_default();
+        Cow::Owned(kind.into_bytes())
+    }
+
+    /// Adds what the event says to what is known. Not for [`Meaning::Output`]: those are many and
+    /// say nothing that is needed here.
+    pub fn read_into(&self, meaning: Meaning, facts: &mut Facts) {
+        let Ok(data) = serde_json::from_slice::<EventData<'_>>(&self.data) else {
+            return;
+        };
+        if let Some(response) = data.response {
+            facts.add_response(response);
+        }
+        if let Some(id) = data.item.and_then(|item| item.id) {
+            facts.add_item(id);
+        }
+        if let Meaning::End(outcome) = meaning {
+            facts.outcome = Some(outcome);
+            // `error` comes flat, as documented, or nested, as observed.
+            let nested = data.error.unwrap_or_default();
+            let flat = ErrorObject {
+                code: data.code,
+                kind: None,
+                message: data.message,
+            };
+            facts.add_error(flat);
+            facts.add_error(nested);
+        }
+    }
+
+    /// The event's `sequence_number`, if it has one.
+    pub fn sequence_number(&self) -> Option<u64> {
+        let data: TypeOnly = serde_json::from_slice(&self.data).ok()?;
+        data.sequence_number
+    }
+}
+
+/// The types that carry output or progress, by their beginnings.
+const OUTPUT_FAMILIES: [&[u8]; 13] = [
+    b"response.output_",
+    b"response.content_part.",
+    b"response.refusal.",
+    b"response.reasoning_",
+    b"response.function_call_arguments.",
+    b"response.custom_tool_call_input.",
+    b"response.file_search_call.",
+    b"response.web_search_call.",
+    b"response.code_interpreter_call",
+    b"response.image_generation_call.",
+    b"response.mcp_",
+    b"response.shell_call_",
+    b"response.audio.",
+];
+
+#[derive(Deserialize)]
+struct TypeOnly {
+    #[serde(default, rename = "type", deserialize_with = "lenient")]
+    kind: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    sequence_number: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct EventData<'a> {
+    #[serde(default, borrow, deserialize_with = "lenient")]
+    response: Option<ResponseObject<'a>>,
+    #[serde(default, deserialize_with = "lenient")]
+    item: Option<ItemObject>,
+    #[serde(default, deserialize_with = "lenient")]
+    error: Option<ErrorObject>,
+    #[serde(default, deserialize_with = "lenient")]
+    code: Option<super::Word>,
+    #[serde(default, deserialize_with = "lenient")]
+    message: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const STREAM: &str = concat!(
+        "event: response.created\ndata: {\"type\":\"response.created\",\"sequence_number\":0,\"response\":{\"id\":\"resp_1\",\"usage\":null}}\n\n",
+        ": a comment\n\n",
+        "data: {\"sequence_number\":1,\"type\":\"response.output_item.added\",\"item\":{\"id\":\"msg_1\"}}\n\n",
+        "data: {\"type\":\"response.output_text.delta\",\"delta\":\"é\\n\"}\r\n\r\n",
+        "data: {\"type\":\"response.completed\",\"response\":{\"id\":\"resp_1\",\"model\":\"m\",\"output\":[{\"id\":\"msg_1\"}],",
+        "\"usage\":{\"input_tokens\":9,\"input_tokens_details\":{\"cached_tokens\":4},\"output_tokens\":2}}}\n\n",
+    );
+
+    fn facts_of(stream: &[u8]) -> Facts {
+        let mut facts = Facts::default();
+        for event in events(stream) {
+            event.read_into(event.meaning(), &mut facts);
+        }
+        facts
+    }
+
+    #[test]
+    fn a_stream_tells_id_items_model_and_figures() {
+        let facts = facts_of(STREAM.as_bytes());
+        assert_eq!(facts.response_id.as_deref(), Some("resp_1"));
+        assert_eq!(facts.items, ["msg_1"]);
+        assert_eq!(facts.outcome, Some(Outcome::Completed));
+        let usage = facts.usage.unwrap();
+        assert_eq!(
+            (usage.input, usage.cached, usage.output),
+            (Some(9), Some(4), Some(2))
+        );
+        assert_eq!((usage.cache_write, usage.reasoning), (None, None));
+    }
+
+    #[test]
+    fn unknown_types_and_comments_are_no_output() {
+        let meanings: Vec<_> = events(STREAM.as_bytes()).map(|event| event.meaning()).collect();
+        use Meaning::*;
+        assert_eq!(meanings, [Begin, Item, Output, End(Outcome::Completed)]);
+        for data in [
+            "data: {\"type\":\"codex.rate_limits\"}\n\n",
+            "data: {\"type\":\"response.metadata\"}\n\n",
+            "data: [DONE]\n\n",
+            "data: {\"type\":7}\n\n",
+        ] {
+            let event = events(data.as_bytes()).next().unwrap();
+            assert_eq!(event.meaning(), Unknown, "{data}");
+        }
+    }
+
+    #[test]
+    fn both_forms_of_the_error_event_are_understood() {
+        let flat = "data: {\"type\":\"error\",\"code\":\"server_error\",\"message\":\"a\"}\n\n";
+        let nested = "data: {\"type\":\"error\",\"error\":{\"type\":\"x\",\"code\":\"server_is_overloaded\",\"message\":\"b\"}}\n\n";
+        assert_eq!(
+            facts_of(flat.as_bytes()).error_code.as_deref(),
+            Some("server_error")
+        );
+        assert_eq!(
+            facts_of(nested.as_bytes()).error_code.as_deref(),
+            Some("server_is_overloaded")
+        );
+    }
+
+    #[test]
+    fn data_of_several_lines_is_one_event() {
+        let stream = "data: {\"type\":\"response.created\",\ndata: \"response\":{\"id\":\"r\"}}\n\n";
+        assert_eq!(facts_of(stream.as_bytes()).response_id.as_deref(), Some("r"));
+    }
+
+    #[test]
+    fn a_stream_without_figures_has_none() {
+        let stream = "data: {\"type\":\"response.failed\",\"response\":{\"id\":\"r\",\"usage\":null,\"error\":{\"code\":\"server_error\"}}}\n\n";
+        let facts = facts_of(stream.as_bytes());
+        assert_eq!((facts.usage, facts.outcome), (None, Some(Outcome::Failed)));
+        assert_eq!(facts.error_code.as_deref(), Some("server_error"));
+    }
+
+    proptest! {
+        #[test]
+        fn however_a_stream_is_cut_the_same_bytes_and_events_come_out(
+            cuts in proptest::collection::vec(0..STREAM.len(), 0..20),
+        ) {
+            let mut cuts = cuts;
+            cuts.extend([0, STREAM.len()]);
+            cuts.sort_unstable();
+            let mut splitter = Splitter::default();
+            let mut bytes = Vec::new();
+            let mut facts = Facts::default();
+            for pair in cuts.windows(2) {
+                let whole = splitter.push(Bytes::copy_from_slice(&STREAM.as_bytes()[pair[0]..pair[1]])).unwrap();
+                for event in events(&whole) {
+                    event.read_into(event.meaning(), &mut facts);
+                }
+                bytes.extend_from_slice(&whole);
+            }
+            prop_assert!(splitter.rest().is_empty());
+            prop_assert_eq!(&bytes[..], STREAM.as_bytes());
+            prop_assert_eq!(facts, facts_of(STREAM.as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! An upstream's error: what it says about the request, and what about the account.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+
+use super::{ErrorObject, Facts, Word, lenient};
+use crate::account::Signal;
+
+/// An error as an upstream gave it, with a status or as an event inside a 200 stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status; for an event, the one that the same error has as an answer.
+    pub status: u16,
+    /// The exact code, or the type where the upstream puts it there.
+    pub code: Option<String>,
+    /// How long to stay away, if the upstream said so.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// Reads an answer with an error status. `now_ms` is for limits that name a moment.
+    pub fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8], now_ms: i64) -> Refusal {
+        let error = serde_json::from_slice::<ErrorBody>(body)
+            .ok()
+            .and_then(|body| body.error);
+        let error = error.unwrap_or_default();
+        let stated = header_wait(headers, now_ms)
+            .or_else(|| error.resets_in_seconds.and_then(seconds))
+            .or_else(|| error.resets_at.and_then(|at| until(at, now_ms)));
+        let code = error.code.or(error.kind).map(|Word(word)| word);
+        Refusal {
+            status: status.as_u16(),
+            retry_after: stated.or_else(|| error.message.as_deref().and_then(stated_in_text)),
+            code,
+        }
+    }
+
+    /// Reads an error that came as an event. The codes are those of `response.failed` and `error`.
+    pub fn of_event(facts: &Facts) -> Refusal {
+        let code = facts.error_code.clone();
+        let status = match code.as_deref() {
+            Some("rate_limit_exceeded" | "usage_limit_reached" | "usage_not_included" | "slow_down") => 429,
+            Some(code) if is_quota(code) => 429,
+            Some("server_is_overloaded") => 503,
+            Some("server_error") | None => 500,
+            Some(_) => 400,
+        };
+        let message = facts.error_message.as_deref();
+        Refusal {
+            status,
+            code,
+            retry_after: message.and_then(stated_in_text),
+        }
+    }
+
+    /// What the refusal says about the account; `None` where it is about the request, or about
+    /// nobody: a server's fault is not the account's.
+    pub fn signal(&self) -> Option<Signal> {
+        let code = self.code.clone().unwrap_or_else(|| self.status.to_string());
+        let retry_after = self.retry_after;
+        match self.status {
+            402 => Some(Signal::QuotaExhausted { code, retry_after }),
+            429 if is_quota(&code) => Some(Signal::QuotaExhausted { code, retry_after }),
+            429 => Some(Signal::RateLimited { code, retry_after }),
+            401 => Some(Signal::CredentialRefused { code }),
+            403 if is_deactivation(&code) => Some(Signal::Deactivated { code }),
+            _ => None,
+        }
+    }
+}
+
+/// Codes of the Responses API that mean money or plan, not pace.
+fn is_quota(code: &str) -> bool {
+    matches!(
+        code,
+        "insufficient_quota"
+            | "credit_balance_exhausted"
+            | "organization_usage_limit_exceeded"
+            | "organization_spend_limit_exceeded"
+            | "project_spend_limit_exceeded"
+            | "usage_not_included"
+    )
+}
+
+fn is_deactivation(code: &str) -> bool {
+    matches!(
+        code,
+        "account_deactivated" | "organization_deactivated" | "account_suspended"
+    )
+}
+
+/// The wait that the headers state. `retry-after-ms` is finer than `Retry-After`; the reset times
+/// count only where nothing remains of what they reset.
+fn header_wait(headers: &HeaderMap, now_ms: i64) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(wait) = text("retry-after-ms").and_then(|ms| ms.trim().parse::<f64>().ok()) {
+        return seconds(wait / 1000.0);
+    }
+    if let Some(value) = text("retry-after") {
+        return match value.trim().parse::<f64>() {
+            Ok(wait) => seconds(wait),
+            Err(_) => jiff::fmt::rfc2822::parse(value)
+                .ok()
+                .and_then(|at| until_ms(at.timestamp().as_millisecond(), now_ms)),
+        };
+    }
+    ["requests", "tokens"]
+        .iter()
+        .filter(|what| text(&format!("x-ratelimit-remaining-{what}")) == Some("0"))
+        .filter_map(|what| text(&format!("x-ratelimit-reset-{what}")))
+        .filter_map(|reset| reset.parse::<jiff::SignedDuration>().ok())
+        .filter_map(|reset| Duration::try_from(reset).ok())
+        .max()
+}
+
+fn seconds(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// The wait until a moment in seconds since 1970 UTC.
+fn until(at_s: f64, now_ms: i64) -> Option<Duration> {
+    let at_ms = at_s * 1000.0;
+    (at_ms.is_finite() && at_ms < 9e15)
+        .then_some(at_ms as i64)
+        .and_then(|at_ms| until_ms(at_ms, now_ms))
+}
+
+fn until_ms(at_ms: i64, now_ms: i64) -> Option<Duration> {
+    Some(Duration::from_millis(
+        u64::try_from(at_ms.saturating_sub(now_ms)).unwrap_or(0),
+    ))
+}
+
+/// The wait in "… Please try again in 1.2s": inside a stream there are no headers, and this text is
+/// where clients such as Codex read it, too.
+fn stated_in_text(message: &str) -> Option<Duration> {
+    let (_, after) = message.split_once("try again in ")?;
+    let word = after.split_whitespace().next()?.trim_end_matches('.');
+    let wait: jiff::SignedDuration = word.parse().ok()?;
+    Duration::try_from(wait).ok()
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    #[serde(default, deserialize_with = "lenient")]
+    error: Option<LimitError>,
+}
+
+#[derive(Deserialize, Default)]
+struct LimitError {
+    #[serde(default, deserialize_with = "lenient")]
+    code: Option<Word>,
+    #[serde(default, rename = "type", deserialize_with = "lenient")]
+    kind: Option<Word>,
+    #[serde(default, deserialize_with = "lenient")]
+    message: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    resets_in_seconds: Option<f64>,
+    #[serde(default, deserialize_with = "lenient")]
+    resets_at: Option<f64>,
+}
+
+impl From<LimitError> for ErrorObject {
+    fn from(error: LimitError) -> Self {
+        ErrorObject {
+            code: error.code,
+            kind: error.kind,
+            message: error.message,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: i64 = 1_795_400_000_000;
+
+    fn answer(status: u16, headers: &[(&'static str, &'static str)], body: &str) -> Refusal {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| {
+                (
+                    http::HeaderName::from_static(name),
+                    http::HeaderValue::from_static(value),
+                )
+            })
+            .collect();
+        let status = StatusCode::from_u16(status).unwrap();
+        Refusal::of_answer(status, &headers, body.as_bytes(), NOW_MS)
+    }
+
+    #[test]
+    fn the_wait_is_read_wherever_upstreams_put_it() {
+        let limit = r#"{"error":{"message":"slow","type":"requests","code":"rate_limit_exceeded"}}"#;
+        let cases: [(&[(&str, &str)], &str, Option<u64>); 9] = [
+            (&[("retry-after", "2")], limit, Some(2000)),
+            (
+                &[("retry-after-ms", "1500"), ("retry-after", "2")],
+                limit,
+                Some(1500),
+            ),
+            (
+                &[("retry-after", "Mon, 23 Nov 2026 06:53:30 GMT")],
+                limit,
+                Some(1_000_410_000 - 1_000_400_000),
+            ),
+            (
+                &[
+                    ("x-ratelimit-remaining-requests", "0"),
+                    ("x-ratelimit-reset-requests", "1m3.5s"),
+                ],
+                limit,
+                Some(63_500),
+            ),
+            (
+                &[
+                    ("x-ratelimit-remaining-requests", "5"),
+                    ("x-ratelimit-reset-requests", "1m3.5s"),
+                ],
+                limit,
+                None,
+            ),
+            (
+                &[],
+                r#"{"error":{"type":"usage_limit_reached","resets_in_seconds":9000}}"#,
+                Some(9_000_000),
+            ),
+            (
+                &[],
+                r#"{"error":{"type":"usage_limit_reached","resets_at":1795400009}}"#,
+                Some(9000),
+            ),
+            (
+                &[],
+                r#"{"error":{"code":"rate_limit_exceeded","message":"Please try again in 120ms."}}"#,
+                Some(120),
+            ),
+            (&[("retry-after", "soon")], "<html>", None),
+        ];
+        for (headers, body, expected) in cases {
+            let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, *value)).collect();
+            let headers: HeaderMap = headers
+                .iter()
+                .map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap()))
+                .collect();
+            let refusal =
+                Refusal::of_answer(StatusCode::TOO_MANY_REQUESTS, &headers, body.as_bytes(), NOW_MS);
+            if headers.get("retry-after").is_some_and(|value| value.len() > 10) {
+                assert!(refusal.retry_after.is_some(), "an HTTP date");
+                continue;
+            }
+            assert_eq!(
+                refusal.retry_after,
+                expected.map(Duration::from_millis),
+                "{headers:?} {body}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_is_about_the_account_or_not() {
+        let body = |code: &str| format!(r#"{{"error":{{"message":"m","type":"t","code":"{code}"}}}}"#);
+        type Check = fn(&Option<Signal>) -> bool;
+        let cases: [(u16, &str, Check); 8] = [
+            (429, "rate_limit_exceeded", |s| {
+                matches!(s, Some(Signal::RateLimited { .. }))
+            }),
+            (429, "insufficient_quota", |s| {
+                matches!(s, Some(Signal::QuotaExhausted { .. }))
+            }),
+            (402, "payment", |s| {
+                matches!(s, Some(Signal::QuotaExhausted { .. }))
+            }),
+            (401, "invalid_api_key", |s| {
+                matches!(s, Some(Signal::CredentialRefused { .. }))
+            }),
+            (403, "account_deactivated", |s| {
+                matches!(s, Some(Signal::Deactivated { .. }))
+            }),
+            (403, "unsupported_country_region_territory", |s| s.is_none()),
+            (400, "invalid_prompt", |s| s.is_none()),
+            (503, "server_is_overloaded", |s| s.is_none()),
+        ];
+        for (status, code, check) in cases {
+            let signal = answer(status, &[], &body(code)).signal();
+            assert!(check(&signal), "{status} {code}: {signal:?}");
+        }
+    }
+
+    #[test]
+    fn integer_codes_and_codes_in_the_type_are_read() {
+        assert_eq!(
+            answer(404, &[], r#"{"error":{"code":404}}"#).code.as_deref(),
+            Some("404")
+        );
+        let spent = answer(
+            429,
+            &[],
+            r#"{"error":{"type":"usage_limit_reached","code":null}}"#,
+        );
+        assert_eq!(spent.code.as_deref(), Some("usage_limit_reached"));
+    }
+}

@@ -1,0 +1,273 @@
+//! SQLite: what must survive a restart. One writer, several readers.
+//!
+//! All writes of the running gateway go through one thread that commits in groups
+//! ([`writer`]); reads go through a pool of read-only connections, off the runtime's threads. A
+//! small map of what was written last ([`recent`]) stands in front of the references.
+
+pub mod accounts;
+pub mod client_keys;
+pub mod history;
+mod recent;
+pub mod requests;
+mod schema;
+pub mod seal;
+mod sweep;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use uuid::Uuid;
+
+use crate::account::AccountId;
+use crate::affinity::{ConversationId, Owner, Reference};
+use crate::limits;
+
+use recent::Recent;
+pub use sweep::Lifetimes;
+pub use writer::{Remember, Work};
+
+/// What went wrong with the database, in words for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite says so.
+    #[error("{0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// No connection could be opened in time.
+    #[error("{0}")]
+    Readers(#[from] r2d2::Error),
+    /// The schema could not be brought up to date, or is newer than this program.
+    #[error("{0}")]
+    Migration(#[from] rusqlite_migration::Error),
+    /// A file could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another gateway serves this database.
+    #[error("another moorage serves {path}; stop it first, or give this one a database of its own", path = .0.display())]
+    InUse(PathBuf),
+    /// A sealed secret does not open with this key file.
+    #[error("the sealed secret of account {0} does not open with this key file")]
+    Sealed(String),
+    /// The database cannot be written now; the work is kept in memory and tried again.
+    #[error("the database cannot be written now")]
+    Unwritten,
+    /// The writer has ended.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// What a commit survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// The death of the process. A commit is in the operating system's hands.
+    #[default]
+    Process,
+    /// The loss of power. A commit waits for the disk.
+    Full,
+}
+
+/// The open store of a running gateway.
+#[derive(Debug)]
+pub struct Store {
+    readers: r2d2::Pool<SqliteConnectionManager>,
+    writer: writer::Writer,
+    recent: Arc<Recent>,
+    next_request_id: AtomicI64,
+    path: PathBuf,
+    /// Held as long as this gateway serves the database; the system lets go of it at any death.
+    _lock: std::fs::File,
+}
+
+impl Store {
+    /// Opens the database, creating it or bringing its schema up to date, and starts the writer.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, is served by another gateway, or is newer than this program.
+    pub fn open(path: &Path, durability: Durability) -> Result<Store, StoreError> {
+        let lock = lock(path)?;
+        let connection = open_writable(path, durability)?;
+        let lost = connection.execute(include_str!("../sql/queries/mark_lost_requests.sql"), [])?;
+        if lost > 0 {
+            tracing::warn!(requests = lost, "the gateway was killed while these requests ran");
+        }
+        let last_id: i64 =
+            connection.query_row(include_str!("../sql/queries/last_request_id.sql"), [], |row| {
+                row.get(0)
+            })?;
+        let readers = r2d2::Pool::builder()
+            .max_size(limits::READERS)
+            .min_idle(Some(1))
+            .build(reader_manager(path))?;
+        let recent = Arc::new(Recent::default());
+        Ok(Store {
+            readers,
+            writer: writer::Writer::start(connection, recent.clone()),
+            recent,
+            next_request_id: AtomicI64::new(last_id + 1),
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// Where the database is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// An id for the row of a new exchange. Ids rise with time.
+    pub fn next_request_id(&self) -> i64 {
+        self.next_request_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Looks up who owns the references, in their order. What has expired at `now_ms` is unknown.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn owners(
+        &self,
+        references: &[Reference],
+        now_ms: i64,
+    ) -> Result<Vec<Option<Owner>>, StoreError> {
+        let mut owners: Vec<Option<Owner>> = references
+            .iter()
+            .map(|reference| self.recent.get(&reference.digest))
+            .collect();
+        if owners.iter().any(Option::is_none) {
+            let missing = references.to_vec();
+            let found = self
+                .read(move |connection| find_owners(connection, &missing))
+                .await?;
+            for (owner, found) in owners.iter_mut().zip(found) {
+                *owner = owner.or(found);
+            }
+        }
+        let live = |owner: &Owner| owner.expires_at_ms > now_ms;
+        Ok(owners.into_iter().map(|owner| owner.filter(live)).collect())
+    }
+
+    /// Commits a piece of work; returns when it is written.
+    ///
+    /// # Errors
+    /// [`StoreError::Unwritten`] if the database cannot be written now. The work is not lost: it
+    /// is kept in memory, where lookups find it, and written as soon as it can be.
+    pub async fn write(&self, work: Work) -> Result<(), StoreError> {
+        self.writer.write(work).await
+    }
+
+    /// Hands a piece of work over without waiting: for what must be written when its owner is dropped.
+    pub fn write_later(&self, work: Work) {
+        self.writer.write_later(work);
+    }
+
+    /// Why the database cannot be written, while it cannot.
+    pub fn trouble(&self) -> Option<String> {
+        self.writer.trouble()
+    }
+
+    /// Removes one batch of what has expired; tells whether there may be more.
+    ///
+    /// # Errors
+    /// As for [`Store::write`].
+    pub async fn sweep(&self, lifetimes: Lifetimes, now_ms: i64) -> Result<bool, StoreError> {
+        self.writer.sweep(lifetimes, now_ms).await
+    }
+
+    /// Runs a query on a read-only connection, on a thread where it may take its time.
+    ///
+    /// # Errors
+    /// What the query says, or that no connection could be had.
+    pub async fn read<T, F>(&self, query: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let readers = self.readers.clone();
+        let task = tokio::task::spawn_blocking(move || query(&*readers.get()?));
+        task.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Writes what is left and ends the writer. Blocks until that is done.
+    pub fn close(&self) {
+        self.writer.close();
+    }
+}
+
+/// One gateway at a time: what it keeps in memory must not be changed behind its back.
+fn lock(path: &Path) -> Result<std::fs::File, StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let lock_path = PathBuf::from(name);
+    let at = |source| StoreError::File {
+        path: lock_path.clone(),
+        source,
+    };
+    schema::create_private(&lock_path).map_err(at)?;
+    let file = std::fs::File::open(&lock_path).map_err(at)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::InUse(path.to_owned())),
+        Err(std::fs::TryLockError::Error(source)) => Err(at(source)),
+    }
+}
+
+/// Opens a connection that may write, with the schema up to date: for the writer and for commands.
+///
+/// # Errors
+/// If the file cannot be opened or its schema is newer than this program.
+pub fn open_writable(path: &Path, durability: Durability) -> Result<Connection, StoreError> {
+    schema::create_private(path).map_err(|source| StoreError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut connection = Connection::open(path)?;
+    schema::prepare(&mut connection, durability)?;
+    Ok(connection)
+}
+
+/// Opens a connection that only reads, for commands.
+///
+/// # Errors
+/// If there is no database.
+pub fn open_readable(path: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(path, READ_ONLY)?;
+    connection.busy_timeout(limits::BUSY_TIMEOUT)?;
+    Ok(connection)
+}
+
+const READ_ONLY: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
+fn reader_manager(path: &Path) -> SqliteConnectionManager {
+    SqliteConnectionManager::file(path)
+        .with_flags(READ_ONLY)
+        .with_init(|connection| {
+            connection.busy_timeout(limits::BUSY_TIMEOUT)?;
+            connection.set_prepared_statement_cache_capacity(32);
+            Ok(())
+        })
+}
+
+fn find_owners(connection: &Connection, references: &[Reference]) -> Result<Vec<Option<Owner>>, StoreError> {
+    let mut statement = connection.prepare_cached(include_str!("../sql/queries/find_owner.sql"))?;
+    let mut find = |reference: &Reference| {
+        statement
+            .query_row([&reference.digest[..]], |row| {
+                Ok(Owner {
+                    account: AccountId(row.get(0)?),
+                    conversation: ConversationId(Uuid::from_bytes(row.get(1)?)),
+                    expires_at_ms: row.get(2)?,
+                })
+            })
+            .optional()
+    };
+    let owners: Result<_, rusqlite::Error> = references.iter().map(&mut find).collect();
+    Ok(owners?)
+}

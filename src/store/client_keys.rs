@@ -1,0 +1,171 @@
+//! Client keys and the admin key: only their digests are kept.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rusqlite::{Connection, OptionalExtension as _, params};
+use sha2::{Digest as _, Sha256};
+
+use super::StoreError;
+use super::accounts::Source;
+
+/// A client key as the gateway knows it.
+#[derive(Debug, Clone)]
+pub struct ClientKey {
+    /// Its row.
+    pub id: i64,
+    /// The name that people gave it.
+    pub name: String,
+    /// Keys of one scope share conversations.
+    pub scope: String,
+    /// SHA-256 of the key.
+    pub digest: [u8; 32],
+    /// Its first characters, to recognise it by.
+    pub visible_prefix: String,
+    /// `file` or `command`.
+    pub source: String,
+    /// Milliseconds since 1970 UTC.
+    pub created_at_ms: i64,
+}
+
+/// A client key to put into the database.
+#[derive(Debug)]
+pub struct NewClientKey<'a> {
+    /// Unique.
+    pub name: &'a str,
+    /// The scope that the operator gave; without, the key has its own.
+    pub scope: Option<&'a str>,
+    /// The key itself; only its digest is kept.
+    pub key: &'a str,
+}
+
+/// How many characters of a key may be shown. The rest holds over 200 random bits.
+const VISIBLE_CHARS: usize = 7;
+
+const ADMIN_KEY: &str = "admin_key_digest";
+
+/// A new random key of 256 bits, with a word in front by which people and scanners know it.
+///
+/// # Errors
+/// If the system has no randomness.
+pub fn generate(word: &str) -> Result<String, getrandom::Error> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random)?;
+    Ok(format!("{word}-{}", URL_SAFE_NO_PAD.encode(random)))
+}
+
+/// What is kept of a key.
+pub fn digest(key: &str) -> [u8; 32] {
+    Sha256::digest(key).into()
+}
+
+/// Lists the keys that are not revoked.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn list(connection: &Connection) -> Result<Vec<ClientKey>, StoreError> {
+    let mut statement = connection.prepare(include_str!("../../sql/queries/list_client_keys.sql"))?;
+    let keys = statement.query_map([], |row| {
+        Ok(ClientKey {
+            id: row.get("id")?,
+            name: row.get("name")?,
+            scope: row.get("scope")?,
+            digest: row.get("digest")?,
+            visible_prefix: row.get("visible_prefix")?,
+            source: row.get("source")?,
+            created_at_ms: row.get("created_at_ms")?,
+        })
+    })?;
+    Ok(keys.collect::<Result<_, _>>()?)
+}
+
+/// Adds a key. A key of the same name that was revoked comes back with its identity.
+///
+/// # Errors
+/// If the database cannot be written.
+pub fn add(
+    connection: &Connection,
+    key: &NewClientKey<'_>,
+    source: Source,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    // A scope that was given and one that was not can never be the same word.
+    let scope = match key.scope {
+        Some(scope) => format!("scope/{scope}"),
+        None => format!("key/{}", key.name),
+    };
+    connection.execute(
+        include_str!("../../sql/queries/put_client_key.sql"),
+        params![
+            key.name,
+            scope,
+            digest(key.key),
+            visible_prefix(key.key),
+            source.as_str(),
+            now_ms
+        ],
+    )?;
+    Ok(())
+}
+
+/// Makes the keys of the file those of the database that come from a file.
+///
+/// # Errors
+/// If the database cannot be written.
+pub fn reconcile(connection: &Connection, keys: &[NewClientKey<'_>], now_ms: i64) -> Result<(), StoreError> {
+    for key in keys {
+        add(connection, key, Source::File, now_ms)?;
+    }
+    let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
+    let gone = include_str!("../../sql/queries/revoke_client_keys_gone_from_file.sql");
+    connection.execute(gone, params![now_ms, serde_json::json!(names).to_string()])?;
+    Ok(())
+}
+
+/// Gives a key a new secret; its identity, and so its conversations, stay. Tells whether there is one.
+///
+/// # Errors
+/// If the database cannot be written.
+pub fn rotate(connection: &Connection, name: &str, key: &str) -> Result<bool, StoreError> {
+    let query = include_str!("../../sql/queries/rotate_client_key.sql");
+    Ok(connection.execute(query, params![name, digest(key), visible_prefix(key)])? > 0)
+}
+
+/// Revokes a key. Tells whether there was one.
+///
+/// # Errors
+/// If the database cannot be written.
+pub fn revoke(connection: &Connection, name: &str, now_ms: i64) -> Result<bool, StoreError> {
+    let query = include_str!("../../sql/queries/revoke_client_key.sql");
+    Ok(connection.execute(query, params![name, now_ms])? > 0)
+}
+
+/// The digest of the admin key, if there is one yet.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn admin_digest(connection: &Connection) -> Result<Option<[u8; 32]>, StoreError> {
+    let query = include_str!("../../sql/queries/get_setting.sql");
+    Ok(connection
+        .query_row(query, [ADMIN_KEY], |row| row.get(0))
+        .optional()?)
+}
+
+/// Sets the admin key.
+///
+/// # Errors
+/// If the database cannot be written.
+pub fn set_admin(connection: &Connection, key: &str) -> Result<(), StoreError> {
+    connection.execute(
+        include_str!("../../sql/queries/put_setting.sql"),
+        params![ADMIN_KEY, digest(key)],
+    )?;
+    Ok(())
+}
+
+fn visible_prefix(key: &str) -> String {
+    // A key that people chose may be short: then nothing of it is shown.
+    match key.chars().count() >= 4 * VISIBLE_CHARS {
+        true => key.chars().take(VISIBLE_CHARS).chain(['…']).collect(),
+        false => "…".to_owned(),
+    }
+}

@@ -1,0 +1,159 @@
+//! The row of an exchange.
+
+use rusqlite::{Connection, params};
+
+use crate::account::AccountId;
+use crate::affinity::{ConversationId, ReferenceKind};
+use crate::response::{Outcome, Usage};
+
+/// Whether the answer is one document or a stream of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// One JSON document.
+    Json,
+    /// Server-sent events.
+    Sse,
+}
+
+impl Transport {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Transport::Json => "json",
+            Transport::Sse => "sse",
+        }
+    }
+}
+
+/// What became of the references of an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Affinity {
+    /// Nothing known pointed anywhere.
+    None,
+    /// It went to the owner.
+    Hit,
+    /// A preference was not honoured.
+    Moved,
+    /// A hard reference nobody knows, passed on to the only place that can know it.
+    Unknown,
+    /// The owner could not serve.
+    Refused,
+}
+
+impl Affinity {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Affinity::None => "none",
+            Affinity::Hit => "hit",
+            Affinity::Moved => "moved",
+            Affinity::Unknown => "unknown",
+            Affinity::Refused => "refused",
+        }
+    }
+}
+
+/// One client request, from arrival to its end. The columns of `requests`, in their order.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// From [`super::Store::next_request_id`].
+    pub id: i64,
+    /// When the head of the request had arrived, in milliseconds since 1970 UTC.
+    pub started_at_ms: i64,
+    /// When the outcome was known.
+    pub ended_at_ms: Option<i64>,
+    /// Who asked.
+    pub client_key_id: Option<i64>,
+    /// Who answered, or was asked last.
+    pub account: Option<AccountId>,
+    /// The chain it belongs to.
+    pub conversation: Option<ConversationId>,
+    /// The id of the answer.
+    pub response_id: Option<String>,
+    /// The id that it follows.
+    pub previous_response_id: Option<String>,
+    /// The path, without ids.
+    pub endpoint: &'static str,
+    /// How the answer travels.
+    pub transport: Transport,
+    /// The model in the request.
+    pub model_asked: Option<String>,
+    /// The model in the answer.
+    pub model_served: Option<String>,
+    /// The tier in the answer, before that the one in the request.
+    pub service_tier: Option<String>,
+    /// What became of the references.
+    pub affinity: Affinity,
+    /// Which reference decided.
+    pub affinity_by: Option<ReferenceKind>,
+    /// How many accounts were tried, with repetition.
+    pub attempts: u32,
+    /// The HTTP status that the client got.
+    pub status: Option<u16>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The code of the error, ours or the upstream's.
+    pub error_code: Option<String>,
+    /// Size of the request body as it was read.
+    pub request_bytes: Option<u64>,
+    /// Size of the answer's body as it was passed on.
+    pub response_bytes: Option<u64>,
+    /// Items in the input.
+    pub input_items: Option<u64>,
+    /// The figures, if the upstream told them.
+    pub usage: Option<Usage>,
+    /// From the start to the first byte for the client, in milliseconds.
+    pub first_byte_ms: Option<i64>,
+    /// From the start to the first output event, in milliseconds.
+    pub first_output_ms: Option<i64>,
+    /// From the start to the end, in milliseconds.
+    pub duration_ms: Option<i64>,
+    /// Time spent in Moorage itself, in microseconds.
+    pub overhead_us: Option<i64>,
+}
+
+impl Row {
+    pub(super) fn record(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let usage = self.usage.unwrap_or_default();
+        let conversation = self.conversation.map(|conversation| conversation.0.hyphenated());
+        let mut buffer = uuid::Uuid::encode_buffer();
+        let conversation = conversation.map(|id| &*id.encode_lower(&mut buffer));
+        let mut statement =
+            connection.prepare_cached(include_str!("../../sql/queries/record_request.sql"))?;
+        statement.execute(params![
+            self.id,
+            self.started_at_ms,
+            self.ended_at_ms,
+            self.client_key_id,
+            self.account.map(|account| account.0),
+            conversation,
+            self.response_id,
+            self.previous_response_id,
+            self.endpoint,
+            self.transport.as_str(),
+            self.model_asked,
+            self.model_served,
+            self.service_tier,
+            self.affinity.as_str(),
+            self.affinity_by.map(ReferenceKind::as_str),
+            self.attempts,
+            self.status,
+            self.outcome.as_str(),
+            self.error_code,
+            self.request_bytes.map(u64::cast_signed),
+            self.response_bytes.map(u64::cast_signed),
+            self.input_items.map(u64::cast_signed),
+            usage.input,
+            usage.cached,
+            usage.cache_write,
+            usage.output,
+            usage.reasoning,
+            self.usage.map(|_| "upstream"),
+            self.first_byte_ms,
+            self.first_output_ms,
+            self.duration_ms,
+            self.overhead_us,
+        ])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,317 @@
+//! The one writer: a thread that takes work from a channel and commits in groups.
+//!
+//! One transaction for all that waits, then every waiter goes on. The more there is to write, the
+//! larger the groups become, and the cheaper each piece of work.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
+use tokio::sync::{mpsc, oneshot};
+
+use super::StoreError;
+use super::recent::Recent;
+use super::requests::Row;
+use super::sweep::{self, Lifetimes};
+use crate::account::{AccountId, Status};
+use crate::affinity::Owner;
+use crate::limits;
+
+/// A reference to write down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remember {
+    /// See [`crate::affinity::Reference`].
+    pub digest: [u8; 16],
+    /// Where it points.
+    pub owner: Owner,
+}
+
+/// What is written in one step: all of it or nothing.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// References whose owner is known now.
+    pub remember: Vec<Remember>,
+    /// A reference that its owner does not know any more.
+    pub forget: Option<[u8; 16]>,
+    /// The row, as it stands.
+    pub row: Option<Box<Row>>,
+    /// What became of an account.
+    pub status: Option<(AccountId, Status)>,
+}
+
+impl Work {
+    fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
+        if !self.remember.is_empty() {
+            let mut statement =
+                connection.prepare_cached(include_str!("../../sql/queries/remember_reference.sql"))?;
+            for Remember { digest, owner } in &self.remember {
+                let conversation = owner.conversation.0.as_bytes();
+                statement.execute(params![
+                    digest,
+                    owner.account.0,
+                    conversation,
+                    owner.expires_at_ms
+                ])?;
+            }
+        }
+        if let Some(digest) = &self.forget {
+            let mut statement =
+                connection.prepare_cached(include_str!("../../sql/queries/forget_reference.sql"))?;
+            statement.execute([digest])?;
+        }
+        if let Some(row) = &self.row {
+            row.record(connection)?;
+        }
+        if let Some((account, status)) = &self.status {
+            let (word, until_ms, reason) = status.columns();
+            let mut statement =
+                connection.prepare_cached(include_str!("../../sql/queries/set_account_status.sql"))?;
+            statement.execute(params![account.0, word, until_ms, reason])?;
+        }
+        Ok(())
+    }
+
+    fn remembered(&self) -> impl Iterator<Item = (&[u8; 16], &Owner)> {
+        self.remember
+            .iter()
+            .map(|Remember { digest, owner }| (digest, owner))
+    }
+}
+
+type Done<T> = oneshot::Sender<Result<T, StoreError>>;
+
+enum Job {
+    Write(Work, Option<Done<()>>),
+    Sweep(Lifetimes, i64, Done<bool>),
+}
+
+/// The handle of the writer's thread.
+#[derive(Debug)]
+pub(super) struct Writer {
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    trouble: Arc<Mutex<Option<String>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Writer {
+    pub(super) fn start(connection: Connection, recent: Arc<Recent>) -> Writer {
+        let (sender, jobs) = mpsc::channel(limits::WRITER_QUEUE_MAX);
+        let trouble = Arc::new(Mutex::new(None));
+        let thread = WriterThread {
+            connection,
+            jobs,
+            recent,
+            backlog: VecDeque::new(),
+            trouble: trouble.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        };
+        Writer {
+            jobs: Mutex::new(Some(sender)),
+            trouble,
+            thread: Mutex::new(Some(std::thread::spawn(move || thread.run()))),
+        }
+    }
+
+    fn sender(&self) -> Option<mpsc::Sender<Job>> {
+        locked(&self.jobs).clone()
+    }
+
+    pub(super) async fn write(&self, work: Work) -> Result<(), StoreError> {
+        let (done, written) = oneshot::channel();
+        self.send(Job::Write(work, Some(done))).await?;
+        written.await.map_err(|_| StoreError::Closed)?
+    }
+
+    pub(super) async fn sweep(&self, lifetimes: Lifetimes, now_ms: i64) -> Result<bool, StoreError> {
+        let (done, swept) = oneshot::channel();
+        self.send(Job::Sweep(lifetimes, now_ms, done)).await?;
+        swept.await.map_err(|_| StoreError::Closed)?
+    }
+
+    async fn send(&self, job: Job) -> Result<(), StoreError> {
+        let sender = self.sender().ok_or(StoreError::Closed)?;
+        sender.send(job).await.map_err(|_| StoreError::Closed)
+    }
+
+    pub(super) fn write_later(&self, work: Work) {
+        let Some(sender) = self.sender() else { return };
+        let Err(mpsc::error::TrySendError::Full(job)) = sender.try_send(Job::Write(work, None)) else {
+            return;
+        };
+        // The queue is full: wait for room beside the one who must not wait.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { sender.send(job).await.ok() });
+        }
+    }
+
+    pub(super) fn trouble(&self) -> Option<String> {
+        locked(&self.trouble).clone()
+    }
+
+    pub(super) fn close(&self) {
+        drop(locked(&self.jobs).take());
+        if let Some(thread) = locked(&self.thread).take() {
+            thread.join().ok();
+        }
+    }
+}
+
+struct WriterThread {
+    connection: Connection,
+    jobs: mpsc::Receiver<Job>,
+    recent: Arc<Recent>,
+    /// What could not be written, oldest first.
+    backlog: VecDeque<Work>,
+    trouble: Arc<Mutex<Option<String>>>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl WriterThread {
+    fn run(mut self) {
+        while let Some(first) = self.next() {
+            let mut group = Vec::new();
+            let mut next = first;
+            while let Some(job) = next {
+                group.push(job);
+                let full = group.len() >= limits::WRITER_GROUP_MAX;
+                next = if full { None } else { self.jobs.try_recv().ok() };
+            }
+            self.serve(group);
+        }
+        self.write_backlog();
+        if !self.backlog.is_empty() {
+            tracing::error!(
+                lost = self.backlog.len(),
+                "ended while the database could not be written"
+            );
+        }
+        self.connection
+            .execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);")
+            .ok();
+    }
+
+    /// Waits for work. `None` at the end; `Some(None)` when it is time to try the backlog again.
+    fn next(&mut self) -> Option<Option<Job>> {
+        if self.backlog.is_empty() {
+            return self.jobs.blocking_recv().map(Some);
+        }
+        let wait = async { tokio::time::timeout(limits::UNWRITTEN_RETRY, self.jobs.recv()).await };
+        match self.runtime.block_on(wait) {
+            Ok(job) => job.map(Some),
+            Err(_) => {
+                self.write_backlog();
+                Some(None)
+            }
+        }
+    }
+
+    fn serve(&mut self, group: Vec<Job>) {
+        let mut works = Vec::with_capacity(group.len());
+        for job in group {
+            match job {
+                Job::Write(work, done) => works.push((work, done)),
+                Job::Sweep(lifetimes, now_ms, done) => {
+                    let swept = sweep::batch(&mut self.connection, lifetimes, now_ms);
+                    done.send(swept.map_err(StoreError::from)).ok();
+                }
+            }
+        }
+        if works.is_empty() {
+            return;
+        }
+        // While there is a backlog nobody waits for a database that cannot be written.
+        if self.backlog.is_empty() {
+            match commit(&mut self.connection, works.iter().map(|(work, _)| work)) {
+                Ok(()) => return self.committed(works),
+                Err(error) => self.note_trouble(&error),
+            }
+        }
+        self.keep(works);
+    }
+
+    fn committed(&self, works: Vec<(Work, Option<Done<()>>)>) {
+        for (work, done) in works {
+            self.publish(&work);
+            if let Some(done) = done {
+                done.send(Ok(())).ok();
+            }
+        }
+    }
+
+    fn publish(&self, work: &Work) {
+        self.recent.written(work.remembered());
+        if let Some(digest) = &work.forget {
+            self.recent.forget(digest);
+        }
+    }
+
+    fn keep(&mut self, works: Vec<(Work, Option<Done<()>>)>) {
+        for (work, done) in works {
+            self.recent.unwritten(work.remembered());
+            if self.backlog.len() >= limits::UNWRITTEN_MAX {
+                self.backlog.pop_front();
+                tracing::error!(
+                    "the database cannot be written, and memory for what is to be written is full: the oldest was dropped"
+                );
+            }
+            self.backlog.push_back(work);
+            if let Some(done) = done {
+                done.send(Err(StoreError::Unwritten)).ok();
+            }
+        }
+    }
+
+    fn write_backlog(&mut self) {
+        while !self.backlog.is_empty() {
+            let count = self.backlog.len().min(limits::WRITER_GROUP_MAX);
+            if let Err(error) = commit(&mut self.connection, self.backlog.range(..count)) {
+                return self.note_trouble(&error);
+            }
+            for work in self.backlog.drain(..count).collect::<Vec<_>>() {
+                self.publish(&work);
+            }
+        }
+        if locked(&self.trouble).take().is_some() {
+            tracing::info!("the database can be written again, and what had waited is written");
+        }
+    }
+
+    fn note_trouble(&self, error: &rusqlite::Error) {
+        let text = error.to_string();
+        let before = locked(&self.trouble).replace(text.clone());
+        if before.is_none() {
+            tracing::error!(
+                error = text,
+                "the database cannot be written; what is to be written is kept in memory"
+            );
+        }
+    }
+}
+
+/// One transaction for all. A piece of work that the schema refuses is left out and told in the
+/// log; an error of the file or its lock fails the whole group.
+fn commit<'a>(connection: &mut Connection, works: impl Iterator<Item = &'a Work>) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for work in works {
+        match work.write(&transaction) {
+            Ok(()) => {}
+            Err(error) if is_refusal(&error) => {
+                tracing::error!(%error, "the database refused a row; this is a fault of Moorage");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    transaction.commit()
+}
+
+fn is_refusal(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
+    )
+}
