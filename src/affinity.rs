@@ -244,7 +244,14 @@ mod tests {
         let siblings = [account(1, "a"), account(2, "b"), account(3, "a")];
         let one = [account(1, "a"), account(3, "a")];
         let ids = |ids: &[i64]| ids.iter().copied().map(AccountId).collect::<Vec<_>>();
-        let cases: [(&str, Vec<Found>, &[AccountView], Decision, Option<ReferenceKind>); 12] = [
+        type Case<'a> = (
+            &'a str,
+            Vec<Found>,
+            &'a [AccountView],
+            Decision,
+            Option<ReferenceKind>,
+        );
+        let cases: [Case<'_>; 12] = [
             ("nothing", vec![], &two, Decision::Free, None),
             (
                 "a known response",

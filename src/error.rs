@@ -21,6 +21,9 @@ pub enum Error {
     /// The body did not arrive in time.
     #[error("request body did not arrive in time")]
     BodyTimeout,
+    /// The body's `Content-Encoding` is none of those that are undone here.
+    #[error("request body is encoded as {0}")]
+    UnknownEncoding(String),
     /// The body is no JSON object.
     #[error("request body is not a JSON object: {message} at line {line} column {column}")]
     BadJson {
@@ -47,6 +50,12 @@ pub enum Error {
         account: Option<String>,
         /// Until then, at the most.
         retry_after: Duration,
+    },
+    /// Every account that may serve runs as many requests as it may.
+    #[error("account {account:?} is busy")]
+    Busy {
+        /// The account that the request is pinned to; `None` where every account is busy.
+        account: Option<String>,
     },
     /// The account that the request is pinned to cannot serve it.
     #[error("account {account:?} is unavailable: {reason}")]

@@ -1,9 +1,52 @@
-//! Moorage.
+//! Moorage keeps every conversation moored to the account that holds its history.
+//!
+//! # The way of one request
+//!
+//! [`server`] checks the key, reads the body whole and hands over to [`exchange::run`], where the
+//! story is told on one screen: find what the request points with ([`request`], [`affinity`]), look
+//! up who owns it ([`store`]), decide ([`affinity::plan`]), lease an account ([`pool`]), send
+//! ([`upstream`]), and if that fails before the client has seen anything, perhaps again
+//! ([`retry`]). The answer is read while it passes ([`response`]); what it tells is committed before
+//! the bytes that tell it go out ([`exchange::answer`]).
+//!
+//! # The rooms
+//!
+//! - The domain, plain data and plain functions, with no I/O and no clock: [`account`],
+//!   [`affinity`], [`request`], [`response`], [`retry`], [`error`], [`limits`].
+//! - The world: [`store`] (SQLite), [`upstream`] (HTTP towards the accounts), [`server`] (HTTP
+//!   towards the clients), [`pool`] (the accounts now), [`clock`].
+//! - The story: [`exchange`].
+//! - The frame: [`config`], [`app`] (where everything is put together), [`cli`].
+//! - [`simulator`]: accounts that behave like the real ones, for the demo, for tests and benchmarks,
+//!   and for people who try their agents.
+//!
+//! # What always holds
+//!
+//! 1. The owner of an id is committed before the first byte that carries the id leaves for the
+//!    client; the final row before the terminal event leaves.
+//! 2. A hard reference goes to the accounts of its state domain or nowhere. A soft one is a
+//!    preference, and a detour does not move it.
+//! 3. The bytes of a request are those of the client, but for members that it left out and that are
+//!    documented. The bytes of an answer are those of the upstream.
+//! 4. Every request leaves one row, however it ends: an open row that is dropped writes itself.
+//! 5. No lock is held over an await, and no thread of the runtime waits for the disk.
+//! 6. axum lives only in [`server`], reqwest only in [`upstream`] and the simulator, rusqlite only in
+//!    [`store`] and in the signatures of the code that calls it.
+
 pub mod account;
 pub mod affinity;
+pub mod app;
+pub mod cli;
+pub mod clock;
+pub mod config;
 pub mod error;
+pub mod exchange;
 pub mod limits;
+pub mod pool;
 pub mod request;
 pub mod response;
 pub mod retry;
+pub mod server;
+pub mod simulator;
 pub mod store;
+pub mod upstream;

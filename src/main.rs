@@ -1,1 +1,16 @@
-fn main() {}
+//! Reads the arguments and runs a command; the only exit.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use moorage::cli::Arguments;
+
+fn main() -> ExitCode {
+    match Arguments::parse().run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("moorage: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

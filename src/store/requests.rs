@@ -113,6 +113,39 @@ pub struct Row {
 }
 
 impl Row {
+    /// The row of a request of which nothing is known yet.
+    pub fn new(id: i64, started_at_ms: i64, endpoint: &'static str) -> Row {
+        Row {
+            id,
+            started_at_ms,
+            ended_at_ms: None,
+            client_key_id: None,
+            account: None,
+            conversation: None,
+            response_id: None,
+            previous_response_id: None,
+            endpoint,
+            transport: Transport::Json,
+            model_asked: None,
+            model_served: None,
+            service_tier: None,
+            affinity: Affinity::None,
+            affinity_by: None,
+            attempts: 0,
+            status: None,
+            outcome: Outcome::Open,
+            error_code: None,
+            request_bytes: None,
+            response_bytes: None,
+            input_items: None,
+            usage: None,
+            first_byte_ms: None,
+            first_output_ms: None,
+            duration_ms: None,
+            overhead_us: None,
+        }
+    }
+
     pub(super) fn record(&self, connection: &Connection) -> rusqlite::Result<()> {
         let usage = self.usage.unwrap_or_default();
         let conversation = self.conversation.map(|conversation| conversation.0.hyphenated());

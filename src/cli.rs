@@ -1,0 +1,166 @@
+//! The commands: what a person types, and what they read.
+
+mod account;
+mod demo;
+mod history;
+mod key;
+mod serve;
+
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::account::Secret;
+use crate::config::{Config, Places, from_environment, from_file};
+use crate::simulator::command::SimulateArgs;
+
+/// A gateway for the OpenAI Responses API that keeps every conversation on the account that holds
+/// its history.
+#[derive(Debug, Parser)]
+#[command(version, subcommand_required = false)]
+pub struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The configuration file; without, moorage.toml in the XDG directory, if it is there
+    #[arg(long, global = true, env = "MOORAGE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The database; without, the one that the configuration names, or moorage.db in the XDG directory
+    #[arg(long, global = true, env = "MOORAGE_DATABASE", value_name = "FILE")]
+    database: Option<PathBuf>,
+    /// Where to listen; port 0 lets the system choose
+    #[arg(long, global = true, env = "MOORAGE_LISTEN", value_name = "ADDR")]
+    listen: Option<String>,
+    /// How log lines look
+    #[arg(long, global = true, env = "MOORAGE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Pretty)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people
+    Pretty,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway (also without a command)
+    Serve,
+    /// The gateway over two simulated accounts: a conversation of four turns, its table, and the page
+    Demo(demo::DemoArgs),
+    /// A simulated pool of accounts alone, one port an account
+    Simulate(SimulateArgs),
+    /// Add, list and change upstream accounts
+    #[command(subcommand)]
+    Account(account::AccountCommand),
+    /// Add, list and change client keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// The key of the page
+    #[command(subcommand)]
+    AdminKey(key::AdminKeyCommand),
+    /// What was used, as a table
+    Usage(history::UsageArgs),
+    /// The turns of a conversation: where each went, and why
+    Conversation(history::ConversationArgs),
+}
+
+impl Arguments {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// What went wrong, for the terminal.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let places = Places {
+            config: self.common.config,
+            database: self.common.database,
+            listen: self.common.listen,
+        };
+        let log_format = self.common.log_format;
+        let load = || Config::load(places.clone());
+        match self.command.unwrap_or(Command::Serve) {
+            Command::Serve => {
+                let _log = log_to_stderr(log_format);
+                block_on(serve::run(load()?))?;
+            }
+            Command::Demo(args) => return block_on(demo::run(args)),
+            Command::Simulate(args) => {
+                let _log = log_to_stderr(log_format);
+                block_on(crate::simulator::command::run(args))?;
+            }
+            Command::Account(command) => account::run(command, &load()?)?,
+            Command::Key(command) => key::run(command, &load()?)?,
+            Command::AdminKey(command) => key::run_admin(&command, &load()?)?,
+            Command::Usage(args) => history::usage(&args, &load()?)?,
+            Command::Conversation(args) => history::conversation(&args, &load()?)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(work)
+}
+
+/// Log lines go to standard error, written by a thread of their own. The guard writes out what is
+/// left when it is dropped.
+fn log_to_stderr(format: LogFormat) -> tracing_appender::non_blocking::WorkerGuard {
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let filter = EnvFilter::try_from_env("MOORAGE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_target(false);
+    match format {
+        LogFormat::Pretty => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            lines.with_ansi(colours).init();
+        }
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    guard
+}
+
+/// Where a secret comes from: never from an argument, which every user of the machine can see.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct SecretSource {
+    /// The environment variable that holds the key
+    #[arg(long, value_name = "VARIABLE")]
+    api_key_env: Option<String>,
+    /// Read the key from standard input
+    #[arg(long)]
+    api_key_stdin: bool,
+    /// The file that holds the key
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+}
+
+impl SecretSource {
+    fn read(&self) -> anyhow::Result<Secret> {
+        let secret = match (&self.api_key_env, &self.api_key_file) {
+            (Some(variable), _) => from_environment(variable),
+            (None, Some(path)) => from_file(path),
+            (None, None) => {
+                let mut text = String::new();
+                std::io::stdin()
+                    .read_to_string(&mut text)
+                    .context("reading the key from standard input")?;
+                Secret::new(&text).ok_or_else(|| "standard input held no usable key".to_owned())
+            }
+        };
+        secret.map_err(anyhow::Error::msg)
+    }
+}

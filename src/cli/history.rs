@@ -1,0 +1,194 @@
+//! `moorage usage` and `moorage conversation`: the history as tables.
+
+use std::time::Duration;
+
+use clap::Args;
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::clock::now_ms;
+use crate::config::{Config, parse_duration};
+use crate::store::history::{self, By, Rows};
+use crate::store::{self, StoreError};
+
+#[derive(Debug, Args)]
+pub(super) struct UsageArgs {
+    /// What to sum by
+    #[arg(long, value_enum, default_value_t = By::Day)]
+    by: By,
+    /// How far back, for example 24h, 7d
+    #[arg(long, value_parser = parse_duration, default_value = "30d")]
+    since: Duration,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConversationArgs {
+    /// The UUID of the conversation, or the id of one of its responses
+    id: String,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct FormatArgs {
+    /// JSON, one array of objects
+    #[arg(long)]
+    json: bool,
+    /// CSV with a line of names
+    #[arg(long)]
+    csv: bool,
+}
+
+/// How rows are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Table,
+    Json,
+    Csv,
+}
+
+impl FormatArgs {
+    fn format(&self) -> Format {
+        match (self.json, self.csv) {
+            (true, _) => Format::Json,
+            (_, true) => Format::Csv,
+            _ => Format::Table,
+        }
+    }
+}
+
+pub(super) fn usage(args: &UsageArgs, config: &Config) -> anyhow::Result<()> {
+    let since_ms = now_ms().saturating_sub(i64::try_from(args.since.as_millis())?);
+    let since = jiff::Timestamp::from_millisecond(since_ms)?;
+    let rows = history::usage(&open(config)?, args.by, since)?;
+    if rows.rows.is_empty() && args.format.format() == Format::Table {
+        println!("Nothing was used since {since}.");
+        return Ok(());
+    }
+    print(rows, args.format.format())
+}
+
+pub(super) fn conversation(args: &ConversationArgs, config: &Config) -> anyhow::Result<()> {
+    let rows = history::conversation(&open(config)?, &args.id)?;
+    anyhow::ensure!(
+        !rows.rows.is_empty(),
+        "no conversation '{}' is known, and no response of that id",
+        args.id
+    );
+    match args.format.format() {
+        Format::Table => {
+            if let Some(id) = column(&rows, "conversation_id").and_then(|index| rows.rows[0][index].as_str())
+            {
+                println!("conversation {id}");
+            }
+            print(only(rows, &TURN_COLUMNS), Format::Table)
+        }
+        format => print(rows, format),
+    }
+}
+
+/// What fits on a terminal of a turn's columns.
+const TURN_COLUMNS: [&str; 11] = [
+    "started_at",
+    "account",
+    "affinity",
+    "affinity_by",
+    "outcome",
+    "error_code",
+    "model",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "duration_ms",
+];
+
+fn open(config: &Config) -> anyhow::Result<Connection> {
+    anyhow::ensure!(
+        config.database.exists(),
+        "there is no database at {}; 'moorage serve' makes one",
+        config.database.display()
+    );
+    Ok(store::open_readable(&config.database)?)
+}
+
+pub(super) fn accounts(connection: &Connection) -> Result<Rows, StoreError> {
+    history::accounts_now(connection)
+}
+
+fn column(rows: &Rows, name: &str) -> Option<usize> {
+    rows.columns.iter().position(|column| column == name)
+}
+
+fn only(rows: Rows, names: &[&str]) -> Rows {
+    let indexes: Vec<usize> = names.iter().filter_map(|name| column(&rows, name)).collect();
+    Rows {
+        columns: indexes.iter().map(|index| rows.columns[*index].clone()).collect(),
+        rows: rows
+            .rows
+            .iter()
+            .map(|row| indexes.iter().map(|index| row[*index].clone()).collect())
+            .collect(),
+    }
+}
+
+pub(super) fn print(rows: Rows, format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Table => println!("{}", table(&rows)),
+        Format::Json => println!("{}", serde_json::to_string_pretty(&rows.objects())?),
+        Format::Csv => print!("{}", csv(&rows)?),
+    }
+    Ok(())
+}
+
+/// A table with its numbers aligned. What is unknown is a dash, never a zero.
+pub(super) fn table(rows: &Rows) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(rows.columns.iter().map(|name| name.replace('_', " ")));
+    for row in &rows.rows {
+        table.add_row(row.iter().map(|value| match value {
+            Value::Null => Cell::new("-"),
+            Value::Number(number) => Cell::new(grouped(number)).set_alignment(CellAlignment::Right),
+            Value::String(text) => Cell::new(text),
+            other => Cell::new(other),
+        }));
+    }
+    table
+}
+
+/// Thousands apart, as people compare them.
+fn grouped(number: &serde_json::Number) -> String {
+    let Some(integer) = number.as_u64() else {
+        return number.to_string();
+    };
+    let digits = integer.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// With a line of names, and an empty field for what is unknown.
+fn csv(rows: &Rows) -> anyhow::Result<String> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(&rows.columns)?;
+    for row in &rows.rows {
+        writer.write_record(row.iter().map(|value| match value {
+            Value::Null => String::new(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        }))?;
+    }
+    Ok(String::from_utf8(writer.into_inner()?)?)
+}

@@ -1,0 +1,373 @@
+//! The story of one exchange: one client request, from arrival to its row.
+//!
+//! Find what the request points with, look up who owns that, decide, lease an account, send; and
+//! when an attempt fails before anything of it reached the client, perhaps again. What happens to
+//! the answer is told in [`answer`].
+
+pub mod answer;
+mod attempt;
+mod record;
+mod references;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, Method};
+
+use crate::account::{AccountId, Kind};
+use crate::affinity::{self, ConversationId, Decision, Found, Plan};
+use crate::clock::now_ms;
+use crate::error::Error;
+use crate::pool::{Lease, NoLease, Pool};
+use crate::request::{self, Envelope};
+use crate::retry::{self, Next};
+use crate::store::requests::{Affinity, Transport};
+use crate::store::{Lifetimes, Store, Work};
+use crate::upstream::headers;
+use crate::upstream::http::{Outgoing, Upstream};
+
+use answer::Answer;
+use attempt::{Attempt, Failed};
+pub use record::Record;
+use references::ToRemember;
+
+/// What a running gateway is made of, as an exchange sees it.
+#[derive(Debug)]
+pub struct Gateway {
+    /// The database.
+    pub store: Store,
+    /// The accounts.
+    pub pool: Arc<Pool>,
+    /// The way to them.
+    pub upstream: Upstream,
+    /// How it was set up.
+    pub settings: Settings,
+    /// Set when the gateway is told to stop.
+    pub stopping: AtomicBool,
+}
+
+/// The settings that an exchange needs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long things are kept.
+    pub lifetimes: Lifetimes,
+    /// How long a request waits for a cooldown or a free place.
+    pub pin_wait: Duration,
+    /// The headers that name a session, the first that is there counts.
+    pub session_headers: Vec<HeaderName>,
+    /// The time between two pieces of an answer.
+    pub upstream_idle: Duration,
+    /// Whether a request is refused while the database cannot be written.
+    pub refuse_without_store: bool,
+}
+
+/// A request as it came from a client, its body whole.
+#[derive(Debug)]
+pub struct Question {
+    /// Whose conversations the client can see.
+    pub scope: String,
+    /// The path after `/v1`, one of those that the gateway knows.
+    pub endpoint: &'static str,
+    /// The query, without its question mark.
+    pub query: Option<String>,
+    /// All headers of the client.
+    pub headers: HeaderMap,
+    /// The body, decompressed.
+    pub body: Bytes,
+}
+
+/// What the client is told about the routing, in headers.
+#[derive(Debug, Clone)]
+pub struct Routing {
+    /// The row of the exchange.
+    pub request_id: i64,
+    /// Who answered, or was asked last.
+    pub account: Option<String>,
+    /// Outcome and reason, as in `hit; by=previous_response_id`.
+    pub affinity: String,
+}
+
+/// Runs one exchange up to the first bytes of its answer; they, and the rest, are in the answer's
+/// body. Whatever happens, the exchange leaves one row.
+///
+/// # Errors
+/// If no upstream's answer can be passed on. The record comes back, for the row to say what the
+/// client is told.
+pub async fn run(gateway: &Arc<Gateway>, mut record: Record, question: Question) -> Result<Answer, Refused> {
+    match Box::pin(converse(gateway, question, &mut record)).await {
+        Ok((attempt, remember)) => answer::begin(gateway.clone(), record, attempt, remember).await,
+        Err(error) => Err((error, record)),
+    }
+}
+
+/// Why there is no answer, and the record of the exchange.
+pub type Refused = (Error, Record);
+
+/// Up to an attempt whose answer can be passed on, and what is to be remembered of it.
+async fn converse(
+    gateway: &Arc<Gateway>,
+    question: Question,
+    record: &mut Record,
+) -> Result<(Attempt, ToRemember), Error> {
+    let body_read = Instant::now();
+    if gateway.settings.refuse_without_store && gateway.store.trouble().is_some() {
+        return Err(Error::StoreUnavailable);
+    }
+    let envelope = read_envelope(&question.body)?;
+    record.describe(&question.body, &envelope);
+    let found = references::find(gateway, &question, &envelope).await?;
+    let conversation = affinity::conversation(&found, envelope.has_history).unwrap_or_default();
+    record.row().conversation = Some(conversation);
+
+    let mut turn = Turn {
+        gateway,
+        found: &found,
+        hard: envelope.previous_response_id.as_deref(),
+        tried: Vec::new(),
+        waited: Duration::ZERO,
+        last: None,
+    };
+    let attempt = loop {
+        let planned = turn.plan(record)?;
+        let lease = match turn.lease(&planned, record).await? {
+            Some(lease) => lease,
+            None => break turn.give_up(record)?,
+        };
+        record.attempt(&lease, &planned);
+        let outgoing = outgoing(&question, &envelope, lease.account().kind, conversation);
+        let movable = !matches!(planned.decision, Decision::Pinned(_));
+        record.add_overhead(
+            body_read.elapsed().saturating_sub(turn.waited),
+            turn.tried.is_empty(),
+        );
+        let sent = attempt::send(gateway, lease, outgoing, envelope.stream, movable).await;
+        match sent {
+            Ok(attempt) => break attempt,
+            Err(failed) => {
+                if let Some(attempt) = turn.failed(failed, &planned, record).await? {
+                    break attempt;
+                }
+            }
+        }
+    };
+    let account = attempt.lease.account().id;
+    let remember = references::to_remember(gateway, &question, &found, account, conversation);
+    Ok((attempt, remember))
+}
+
+fn read_envelope(body: &[u8]) -> Result<Envelope, Error> {
+    let envelope = Envelope::read(body).map_err(|error| Error::BadJson {
+        message: error.message,
+        line: error.line,
+        column: error.column,
+    })?;
+    let too_long = |value: &Option<String>| {
+        value
+            .as_ref()
+            .is_some_and(|value| value.len() > crate::limits::REFERENCE_BYTES_MAX)
+    };
+    for (parameter, value) in [
+        ("previous_response_id", &envelope.previous_response_id),
+        ("prompt_cache_key", &envelope.prompt_cache_key),
+    ] {
+        if too_long(value) {
+            return Err(Error::InvalidReference { parameter });
+        }
+    }
+    Ok(envelope)
+}
+
+/// The request as this account gets it: the client's bytes, and what the client left out.
+fn outgoing(question: &Question, envelope: &Envelope, kind: Kind, conversation: ConversationId) -> Outgoing {
+    let cache_key = conversation.0.hyphenated().to_string();
+    let splices = envelope.fill_in(Some(&cache_key), kind.wants_sealed_reasoning(envelope.store));
+    let path_and_query = match &question.query {
+        Some(query) => format!("{}?{query}", question.endpoint),
+        None => question.endpoint.to_owned(),
+    };
+    Outgoing {
+        method: Method::POST,
+        path_and_query,
+        headers: headers::for_upstream(&question.headers),
+        body: request::spliced(&question.body, splices),
+    }
+}
+
+/// The attempts of one exchange.
+struct Turn<'a> {
+    gateway: &'a Arc<Gateway>,
+    found: &'a [Found],
+    /// The hard reference in clear, for the error that names it.
+    hard: Option<&'a str>,
+    tried: Vec<AccountId>,
+    waited: Duration,
+    /// What the last attempt that failed would tell the client.
+    last: Option<Failed>,
+}
+
+impl Turn<'_> {
+    fn plan(&self, record: &mut Record) -> Result<Plan, Error> {
+        let plan = affinity::plan(self.found, &self.gateway.pool.view(now_ms()));
+        record.row().affinity_by = plan.by;
+        match &plan.decision {
+            Decision::Unknown => {
+                record.row().affinity = Affinity::Unknown;
+                Err(Error::PreviousResponseNotFound(
+                    self.hard.unwrap_or_default().to_owned(),
+                ))
+            }
+            Decision::OwnerGone(account) => {
+                record.row().affinity = Affinity::Refused;
+                record.row().account = Some(*account);
+                Err(Error::Unavailable {
+                    account: None,
+                    reason: "the account that holds this conversation was removed".to_owned(),
+                })
+            }
+            _ => Ok(plan),
+        }
+    }
+
+    /// Leases an account, waiting a bounded time for a cooldown or a free place. `None` if all
+    /// that may serve have been tried.
+    async fn lease(&mut self, plan: &Plan, record: &mut Record) -> Result<Option<Lease>, Error> {
+        loop {
+            let pool = &self.gateway.pool;
+            let freed = pool.freed();
+            let now = now_ms();
+            let none = match pool.lease(&plan.decision, &self.tried, now) {
+                Ok(lease) => return Ok(Some(lease)),
+                Err(NoLease::Tried) => return Ok(None),
+                Err(none) => none,
+            };
+            let patience = self.gateway.settings.pin_wait.saturating_sub(self.waited);
+            let begin = Instant::now();
+            let wait = match &none {
+                NoLease::CoolingDown { until_ms, .. } => {
+                    Some(until(*until_ms, now)).filter(|wait| *wait <= patience)
+                }
+                NoLease::Full { .. } => Some(patience).filter(|wait| !wait.is_zero()),
+                _ => None,
+            };
+            let Some(wait) = wait else {
+                record.row().affinity = match plan.decision {
+                    Decision::Pinned(_) => Affinity::Refused,
+                    _ => record.row().affinity,
+                };
+                return Err(no_lease(none, now));
+            };
+            match none {
+                NoLease::Full { .. } => drop(tokio::time::timeout(wait, freed).await),
+                _ => tokio::time::sleep(wait).await,
+            }
+            self.waited += begin.elapsed();
+        }
+    }
+
+    /// Takes note of a failure and decides. Gives the failed attempt's answer if the client is to
+    /// have it; nothing if another attempt is to be made.
+    async fn failed(
+        &mut self,
+        failed: Failed,
+        plan: &Plan,
+        record: &mut Record,
+    ) -> Result<Option<Attempt>, Error> {
+        let pinned = matches!(plan.decision, Decision::Pinned(_));
+        self.tried.push(failed.account.id);
+        if let Some(signal) = &failed.signal
+            && let Some(status) = self.gateway.pool.note(failed.account.id, signal, now_ms())
+        {
+            tracing::warn!(
+                account = failed.account.name,
+                status = status.word(),
+                code = failed.code,
+                "account status changed"
+            );
+            let work = Work {
+                status: Some((failed.account.id, status)),
+                ..Work::default()
+            };
+            self.gateway.store.write(work).await.ok();
+        }
+        self.forget_lost_response(&failed).await;
+        let next = retry::next(failed.failure, pinned, record.row().attempts);
+        self.last = Some(failed);
+        match next {
+            Next::Again => Ok(None),
+            Next::GiveUp => self.give_up(record).map(Some),
+        }
+    }
+
+    /// What the last failure tells the client: the upstream's own answer, unless that speaks of
+    /// the account's credential or limits, which are not the client's.
+    fn give_up(&mut self, record: &mut Record) -> Result<Attempt, Error> {
+        let Some(failed) = self.last.take() else {
+            return Err(Error::NoAccounts);
+        };
+        if failed.signal.is_some() {
+            let now = now_ms();
+            let decision = Decision::Pinned(vec![failed.account.id]);
+            record.row().error_code = failed.code;
+            return Err(match self.gateway.pool.lease(&decision, &[], now) {
+                Err(none) => no_lease(none, now),
+                // It has come back in this moment.
+                Ok(_) => no_lease(
+                    NoLease::CoolingDown {
+                        account: None,
+                        until_ms: now + 1000,
+                    },
+                    now,
+                ),
+            });
+        }
+        failed.attempt.map_err(|error| *error)
+    }
+
+    /// The owner itself says that it does not hold the response any more: so it is unknown.
+    async fn forget_lost_response(&self, failed: &Failed) {
+        let hard = self
+            .found
+            .iter()
+            .find(|found| found.reference.kind.is_hard() && found.owner.is_some());
+        if let (Some(hard), Some("previous_response_not_found")) = (hard, failed.code.as_deref()) {
+            let work = Work {
+                forget: Some(hard.reference.digest),
+                ..Work::default()
+            };
+            self.gateway.store.write(work).await.ok();
+        }
+    }
+}
+
+fn until(until_ms: i64, now_ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(until_ms - now_ms).unwrap_or(0))
+}
+
+fn no_lease(none: NoLease, now_ms: i64) -> Error {
+    match none {
+        NoLease::NoAccounts | NoLease::Tried => Error::NoAccounts,
+        NoLease::CoolingDown { account, until_ms } => Error::CoolingDown {
+            account,
+            retry_after: until(until_ms, now_ms),
+        },
+        NoLease::Full { account } => Error::Busy { account },
+        NoLease::Unavailable { account, reason } => Error::Unavailable { account, reason },
+    }
+}
+
+impl Gateway {
+    /// Whether the gateway has been told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+/// How the answer of a request will travel.
+fn transport(envelope: &Envelope) -> Transport {
+    match envelope.stream {
+        true => Transport::Sse,
+        false => Transport::Json,
+    }
+}

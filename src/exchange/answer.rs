@@ -1,0 +1,306 @@
+//! An answer on its way to the client, and what is written down before it may leave.
+//!
+//! The promise that everything else rests on is kept here: the owner of an id is committed before
+//! the first byte that carries the id goes out, and the final row before the terminal event does.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::{HeaderMap, StatusCode};
+
+use crate::account::Signal;
+use crate::clock::now_ms;
+use crate::error::Error;
+use crate::limits;
+use crate::pool::Lease;
+use crate::response::Outcome;
+use crate::store::{StoreError, Work};
+use crate::upstream::headers;
+
+use super::attempt::{Attempt, Reader, Step};
+use super::record::Record;
+use super::references::ToRemember;
+use super::{Gateway, Routing};
+
+/// An answer whose first bytes are ready.
+#[derive(Debug)]
+pub struct Answer {
+    /// The upstream's status.
+    pub status: StatusCode,
+    /// The upstream's headers that the client may see.
+    pub headers: HeaderMap,
+    /// Whether the body is a stream of events.
+    pub is_events: bool,
+    /// How many bytes the body has, where that is known.
+    pub length: Option<u64>,
+    /// How the request was routed.
+    pub routing: Routing,
+    /// The bytes.
+    pub body: AnswerBody,
+}
+
+/// Takes an attempt over: writes down what it has told so far, and prepares the rest.
+///
+/// # Errors
+/// If the owner of the answer cannot be written down and the configuration says not to go on.
+pub(super) async fn begin(
+    gateway: Arc<Gateway>,
+    mut record: Record,
+    attempt: Attempt,
+    remember: ToRemember,
+) -> Result<Answer, (Error, Record)> {
+    let Attempt {
+        lease,
+        status,
+        headers,
+        reader,
+        held,
+        ended,
+    } = attempt;
+    record.row().status = Some(status.as_u16());
+    if status.is_success()
+        && let Some(status) = gateway.pool.note(lease.account().id, &Signal::Worked, now_ms())
+    {
+        let status = Some((lease.account().id, status));
+        gateway.store.write_later(Work {
+            status,
+            ..Work::default()
+        });
+    }
+    let held_bytes: u64 = held.iter().map(|piece| piece.len() as u64).sum();
+    let length = reader
+        .announced_bytes()
+        .filter(|_| !reader.is_events())
+        .map(|left| left + held_bytes);
+    let routing = record.routing();
+    let is_events = reader.is_events();
+    let mut body = AnswerBody {
+        gateway,
+        record,
+        remember,
+        reader,
+        status,
+        ready: held.into(),
+        next: ended,
+        response_bytes: 0,
+        is_final: false,
+        _lease: lease,
+    };
+    if !body.ready.is_empty() {
+        match body.write_down().await {
+            Ok(()) => {}
+            Err(StoreError::Unwritten) if body.may_go_on() => {}
+            Err(_) => return Err((Error::StoreUnavailable, body.record)),
+        }
+    }
+    Ok(Answer {
+        status,
+        headers: headers::for_client(&headers),
+        is_events,
+        length,
+        routing,
+        body,
+    })
+}
+
+/// The body of an answer. Dropped before its end, it writes the row as what that means, and closes
+/// the connection to the upstream, which stops there, too.
+#[derive(Debug)]
+pub struct AnswerBody {
+    gateway: Arc<Gateway>,
+    record: Record,
+    remember: ToRemember,
+    reader: Reader,
+    status: StatusCode,
+    /// Pieces that were written down and may leave.
+    ready: VecDeque<Bytes>,
+    /// A step that was read and not acted upon.
+    next: Option<Step>,
+    response_bytes: u64,
+    /// The row is final; what follows the terminal event just passes.
+    is_final: bool,
+    _lease: Lease,
+}
+
+/// The answer cannot go on, and the client must see that it is not whole.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer was cut")]
+pub struct Broken;
+
+impl AnswerBody {
+    /// The body as a stream that reads from the upstream only as fast as it is read from.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, Broken>> + Send {
+        futures_util::stream::unfold(Some(self), async |body| {
+            let mut body = body?;
+            match body.next().await {
+                Ok(Some(bytes)) => Some((Ok(bytes), Some(body))),
+                Ok(None) => None,
+                Err(broken) => Some((Err(broken), None)),
+            }
+        })
+    }
+
+    /// The next bytes for the client; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                return Ok(Some(self.leaving(bytes)));
+            }
+            match self.next_step().await {
+                None => return Ok(Some(Bytes::from_static(b": keep-alive\n\n"))),
+                Some(Step::Bytes(bytes)) if bytes.is_empty() => {}
+                Some(Step::Bytes(bytes)) => {
+                    self.ready.push_back(bytes);
+                    match self.write_down().await {
+                        Ok(()) => {}
+                        Err(StoreError::Unwritten) if self.may_go_on() => {}
+                        Err(_) => return Err(Broken),
+                    }
+                }
+                Some(end) => return self.end(end).await,
+            }
+        }
+    }
+
+    /// The upstream's next step; `None` if it has been silent so long that the client's side of a
+    /// stream should hear something. Comments are for nobody but the boxes in between.
+    async fn next_step(&mut self) -> Option<Step> {
+        if let Some(step) = self.next.take() {
+            return Some(step);
+        }
+        if !self.reader.is_events() {
+            return Some(self.reader.step().await);
+        }
+        tokio::time::timeout(limits::STREAM_COMMENT, self.reader.step())
+            .await
+            .ok()
+    }
+
+    fn leaving(&mut self, bytes: Bytes) -> Bytes {
+        self.response_bytes += bytes.len() as u64;
+        bytes
+    }
+
+    /// Commits what the answer has told since the last time, before the bytes that told it leave.
+    async fn write_down(&mut self) -> Result<(), StoreError> {
+        let begin = Instant::now();
+        self.note_times();
+        let remember = self.remember.take_new(&self.reader.facts);
+        let outcome = self.reader.outcome().filter(|_| !self.is_final);
+        let work = match outcome {
+            Some(outcome) => {
+                let pending: usize = self.ready.iter().map(Bytes::len).sum();
+                self.record.row().response_bytes = Some(self.response_bytes + pending as u64);
+                self.record.add_overhead(begin.elapsed(), true);
+                self.is_final = true;
+                self.record.finish(outcome, &self.reader.facts, remember)
+            }
+            None if remember.is_empty() => return Ok(()),
+            None if self.is_final => Work {
+                remember,
+                ..Work::default()
+            },
+            None => {
+                self.record.row().tell(&self.reader.facts);
+                self.record.progress(remember)
+            }
+        };
+        let written = self.gateway.store.write(work).await;
+        self.record.add_overhead(begin.elapsed(), !self.is_final);
+        written
+    }
+
+    fn note_times(&mut self) {
+        if self.is_final {
+            return;
+        }
+        let elapsed = self.record.elapsed_ms();
+        let output_began = self.reader.output_began;
+        let row = self.record.row();
+        row.first_byte_ms.get_or_insert(elapsed);
+        if output_began {
+            row.first_output_ms.get_or_insert(elapsed);
+        }
+    }
+
+    /// Ends the answer. One that ended too early is not ended with silence: a stream gets an event
+    /// that says so, and any other body is cut visibly.
+    async fn end(&mut self, step: Step) -> Result<Option<Bytes>, Broken> {
+        if self.is_final {
+            return match step {
+                Step::End => Ok(None),
+                _ => Err(Broken),
+            };
+        }
+        let (outcome, said) = match &step {
+            Step::Idle => (Outcome::Timeout, "The upstream was silent for too long."),
+            Step::End if self.is_whole() => return self.end_whole().await,
+            _ => (
+                Outcome::UpstreamCut,
+                "The upstream ended the stream before the response was complete.",
+            ),
+        };
+        if let Step::Cut(reason) = &step {
+            tracing::warn!(reason, "an answer was cut");
+        }
+        self.write_end(outcome).await.map_err(|_| Broken)?;
+        if !self.reader.is_events() {
+            return Err(Broken);
+        }
+        let event = self.failed_event(outcome, said);
+        self.next = Some(Step::End);
+        Ok(Some(event))
+    }
+
+    /// Whether an answer that is neither stream nor document is whole at its end.
+    fn is_whole(&self) -> bool {
+        !self.reader.is_events() && (!self.reader.is_document() || !self.status.is_success())
+    }
+
+    async fn end_whole(&mut self) -> Result<Option<Bytes>, Broken> {
+        let outcome = match self.status.is_success() {
+            true => Outcome::Completed,
+            false => Outcome::Rejected,
+        };
+        self.write_end(outcome).await.map_err(|_| Broken)?;
+        Ok(None)
+    }
+
+    async fn write_end(&mut self, outcome: Outcome) -> Result<(), StoreError> {
+        self.is_final = true;
+        self.record.row().response_bytes = Some(self.response_bytes);
+        let remember = self.remember.take_new(&self.reader.facts);
+        let work = self.record.finish(outcome, &self.reader.facts, remember);
+        match self.gateway.store.write(work).await {
+            Err(StoreError::Unwritten) if self.may_go_on() => Ok(()),
+            written => written,
+        }
+    }
+
+    /// The terminal event that the upstream did not send.
+    fn failed_event(&mut self, outcome: Outcome, said: &str) -> Bytes {
+        let sequence_number = self.reader.last_sequence_number().map_or(0, |last| last + 1);
+        let event = serde_json::json!({
+            "type": "response.failed",
+            "sequence_number": sequence_number,
+            "response": {
+                "id": self.reader.facts.response_id,
+                "object": "response",
+                "status": "failed",
+                "error": { "code": "server_error", "message": format!("{said} (moorage: {})", outcome.as_str()) },
+                "output": [],
+                "usage": null,
+            },
+        });
+        // What the upstream left unfinished is dropped: half an event says nothing.
+        drop(self.reader.rest());
+        Bytes::from(format!("event: response.failed\ndata: {event}\n\n"))
+    }
+
+    fn may_go_on(&self) -> bool {
+        !self.gateway.settings.refuse_without_store
+    }
+}

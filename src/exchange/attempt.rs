@@ -1,0 +1,350 @@
+//! One try of an exchange on one account, up to the point where its answer can be passed on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+
+use crate::account::{Account, Signal};
+use crate::clock::now_ms;
+use crate::error::Error;
+use crate::limits;
+use crate::pool::Lease;
+use crate::response::document::Scanner;
+use crate::response::events::{self, Meaning, Splitter};
+use crate::response::refusal::Refusal;
+use crate::response::{Facts, Outcome};
+use crate::retry::Failure;
+use crate::upstream::http::{Incoming, IncomingBody, Outgoing, SendError};
+
+use super::Gateway;
+
+/// An attempt whose answer can be passed on.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The account that answers; kept until the answer has ended.
+    pub lease: Lease,
+    /// The upstream's status.
+    pub status: StatusCode,
+    /// The upstream's headers.
+    pub headers: HeaderMap,
+    /// The answer, read while it passes.
+    pub reader: Reader,
+    /// What was read before it was known that the answer can be passed on.
+    pub held: Vec<Bytes>,
+    /// The step that followed, if it ended the answer.
+    pub ended: Option<Step>,
+}
+
+/// An attempt that failed before anything of it reached the client.
+#[derive(Debug)]
+pub struct Failed {
+    /// Whose failure it is.
+    pub account: Arc<Account>,
+    /// How far it came.
+    pub failure: Failure,
+    /// What the upstream said about its account.
+    pub signal: Option<Signal>,
+    /// The upstream's error code.
+    pub code: Option<String>,
+    /// What the client is told if no other attempt is made: the upstream's own words, or ours.
+    pub attempt: Result<Attempt, Box<Error>>,
+}
+
+/// Sends the request and waits for the answer to begin. Where the request could still be made
+/// elsewhere, the events that carry no output are held back for a bounded time: an upstream that
+/// is overloaded says so there, inside a 200.
+pub(super) async fn send(
+    gateway: &Gateway,
+    lease: Lease,
+    outgoing: Outgoing,
+    stream: bool,
+    movable: bool,
+) -> Result<Attempt, Failed> {
+    let account = lease.account().clone();
+    let incoming = match gateway.upstream.send(&account, outgoing).await {
+        Ok(incoming) => incoming,
+        Err(error) => return Err(not_answered(account, error)),
+    };
+    if let Some(encoding) = unasked_encoding(&incoming.headers) {
+        let account_name = account.name.clone();
+        let error = Error::UnaskedEncoding {
+            account: account_name,
+            encoding,
+        };
+        return Err(Failed {
+            account,
+            failure: Failure::Unanswered,
+            signal: None,
+            code: None,
+            attempt: Err(Box::new(error)),
+        });
+    }
+    let Incoming {
+        status,
+        headers,
+        body,
+    } = incoming;
+    let reader = Reader::new(body, &headers, status, gateway.settings.upstream_idle);
+    let attempt = Attempt {
+        lease,
+        status,
+        headers,
+        reader,
+        held: Vec::new(),
+        ended: None,
+    };
+    if !status.is_success() {
+        return Err(refused(attempt).await);
+    }
+    hold_back(attempt, stream && movable).await
+}
+
+fn not_answered(account: Arc<Account>, error: SendError) -> Failed {
+    let name = account.name.clone();
+    let (failure, error) = match error {
+        SendError::NotSent(reason) => (
+            Failure::NotSent,
+            Error::Unreachable {
+                account: name,
+                reason,
+            },
+        ),
+        SendError::Unanswered(reason) => (
+            Failure::Unanswered,
+            Error::Unanswered {
+                account: name,
+                reason,
+            },
+        ),
+        SendError::Timeout => (Failure::Timeout, Error::Timeout { account: name }),
+    };
+    Failed {
+        account,
+        failure,
+        signal: None,
+        code: None,
+        attempt: Err(Box::new(error)),
+    }
+}
+
+fn unasked_encoding(headers: &HeaderMap) -> Option<String> {
+    let encoding = headers.get(CONTENT_ENCODING)?.to_str().unwrap_or("unreadable");
+    (encoding != "identity").then(|| encoding.to_owned())
+}
+
+/// An answer with an error status: its body is read, as far as it is needed to decide.
+async fn refused(mut attempt: Attempt) -> Failed {
+    let mut body = Vec::new();
+    while body.len() < limits::ERROR_BODY_BYTES_MAX && attempt.ended.is_none() {
+        match attempt.reader.step().await {
+            Step::Bytes(bytes) => {
+                body.extend_from_slice(&bytes);
+                attempt.held.push(bytes);
+            }
+            end => attempt.ended = Some(end),
+        }
+    }
+    let refusal = Refusal::of_answer(attempt.status, &attempt.headers, &body, now_ms());
+    failed(attempt, refusal)
+}
+
+fn failed(attempt: Attempt, refusal: Refusal) -> Failed {
+    let signal = refusal.signal();
+    Failed {
+        account: attempt.lease.account().clone(),
+        failure: Failure::Refused {
+            status: refusal.status,
+            about_account: signal.is_some(),
+        },
+        signal,
+        code: refusal.code,
+        attempt: Ok(attempt),
+    }
+}
+
+/// Reads until the answer has begun: for a request that can still be moved, until its first
+/// output; else until anything at all is there.
+async fn hold_back(mut attempt: Attempt, movable: bool) -> Result<Attempt, Failed> {
+    let deadline = Instant::now() + limits::HOLD_BACK;
+    let mut held_bytes = 0;
+    loop {
+        let Ok(step) = tokio::time::timeout_at(deadline, attempt.reader.step()).await else {
+            return Ok(attempt);
+        };
+        match step {
+            Step::Bytes(bytes) => {
+                held_bytes += bytes.len();
+                if !bytes.is_empty() {
+                    attempt.held.push(bytes);
+                }
+            }
+            Step::Cut(reason) if held_bytes == 0 => return Err(cut_before_anything(attempt, reason)),
+            end => {
+                attempt.ended = Some(end);
+                return Ok(attempt);
+            }
+        }
+        let reader = &attempt.reader;
+        if movable && reader.facts.outcome == Some(Outcome::Failed) && !reader.output_began {
+            let refusal = Refusal::of_event(&reader.facts);
+            return Err(failed(attempt, refusal));
+        }
+        let began = reader.output_began || reader.facts.outcome.is_some() || !movable;
+        if (began && held_bytes > 0) || held_bytes > limits::HELD_BYTES_MAX {
+            return Ok(attempt);
+        }
+    }
+}
+
+fn cut_before_anything(attempt: Attempt, reason: String) -> Failed {
+    let account = attempt.lease.account().clone();
+    not_answered(account, SendError::Unanswered(reason))
+}
+
+/// What the next piece of an answer is.
+#[derive(Debug)]
+pub enum Step {
+    /// Bytes that may go on, once what they told is written down. May be empty.
+    Bytes(Bytes),
+    /// The upstream ended the answer in good order.
+    End,
+    /// The connection broke, or an event grew over the limit.
+    Cut(String),
+    /// Nothing came in time.
+    Idle,
+}
+
+/// Reads an answer while it passes: cuts it where it may be cut, and keeps what it tells.
+#[derive(Debug)]
+pub struct Reader {
+    body: IncomingBody,
+    form: Form,
+    idle: Duration,
+    /// What the answer has told so far.
+    pub facts: Facts,
+    /// Whether the first output has come.
+    pub output_began: bool,
+    /// A document that has ended.
+    complete: bool,
+    /// The last events, for the number of one of our own after them.
+    last_events: Bytes,
+}
+
+/// What kind of answer it is, by its `Content-Type`.
+#[derive(Debug)]
+enum Form {
+    Events(Splitter),
+    Document(Scanner),
+    /// Something that is not read: it passes.
+    Opaque,
+}
+
+impl Reader {
+    fn new(body: IncomingBody, headers: &HeaderMap, status: StatusCode, idle: Duration) -> Reader {
+        let media_type = headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("");
+        let form = match media_type.split(';').next().unwrap_or("").trim() {
+            _ if !status.is_success() => Form::Opaque,
+            "text/event-stream" => Form::Events(Splitter::default()),
+            "application/json" => Form::Document(Scanner::default()),
+            _ => Form::Opaque,
+        };
+        Reader {
+            body,
+            form,
+            idle,
+            facts: Facts::default(),
+            output_began: false,
+            complete: false,
+            last_events: Bytes::new(),
+        }
+    }
+
+    /// Whether the answer is a stream of events.
+    pub fn is_events(&self) -> bool {
+        matches!(self.form, Form::Events(_))
+    }
+
+    /// Whether the answer is one JSON document.
+    pub fn is_document(&self) -> bool {
+        matches!(self.form, Form::Document(_))
+    }
+
+    /// How many bytes are still to come, where that was announced.
+    pub fn announced_bytes(&self) -> Option<u64> {
+        self.body.announced_bytes()
+    }
+
+    /// Reads the next piece. Can be dropped while it waits, without loss.
+    pub async fn step(&mut self) -> Step {
+        match tokio::time::timeout(self.idle, self.body.next()).await {
+            Err(_) => Step::Idle,
+            Ok(None) => Step::End,
+            Ok(Some(Err(reason))) => Step::Cut(reason),
+            Ok(Some(Ok(bytes))) => self.read(bytes),
+        }
+    }
+
+    /// What is left of an answer that ended in the middle of something.
+    pub fn rest(&mut self) -> Bytes {
+        match &mut self.form {
+            Form::Events(splitter) => splitter.rest(),
+            Form::Document(scanner) => scanner.rest(),
+            Form::Opaque => Bytes::new(),
+        }
+    }
+
+    fn read(&mut self, bytes: Bytes) -> Step {
+        match &mut self.form {
+            Form::Opaque => Step::Bytes(bytes),
+            Form::Document(scanner) => {
+                let passed = scanner.push(bytes, &mut self.facts);
+                self.output_began |= !passed.bytes.is_empty();
+                self.complete |= passed.complete;
+                Step::Bytes(passed.bytes)
+            }
+            Form::Events(splitter) => match splitter.push(bytes) {
+                Err(events::EventTooLarge) => Step::Cut("an event is larger than the limit".to_owned()),
+                Ok(whole) => {
+                    self.read_events(&whole);
+                    if !whole.is_empty() {
+                        self.last_events = whole.clone();
+                    }
+                    Step::Bytes(whole)
+                }
+            },
+        }
+    }
+
+    fn read_events(&mut self, whole: &[u8]) {
+        for event in events::events(whole) {
+            let meaning = event.meaning();
+            self.output_began |= matches!(meaning, Meaning::Output | Meaning::Item);
+            if meaning != Meaning::Output {
+                event.read_into(meaning, &mut self.facts);
+            }
+        }
+    }
+
+    /// The `sequence_number` of the last event that passed.
+    pub fn last_sequence_number(&self) -> Option<u64> {
+        events::events(&self.last_events)
+            .filter_map(|event| event.sequence_number())
+            .last()
+    }
+
+    /// Whether everything has been told: the terminal event, or the end of the document.
+    pub fn outcome(&self) -> Option<Outcome> {
+        match self.form {
+            Form::Events(_) => self.facts.outcome,
+            Form::Document(_) if self.complete => Some(self.facts.outcome.unwrap_or(Outcome::Completed)),
+            Form::Document(_) | Form::Opaque => None,
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The row of an exchange while it is being made. Dropped unfinished, it is written as what that
+//! means: the client hung up, or the gateway was stopped.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::affinity::{Decision, Plan};
+use crate::clock::now_ms;
+use crate::error::Error;
+use crate::limits;
+use crate::pool::Lease;
+use crate::request::Envelope;
+use crate::response::{Facts, Outcome};
+use crate::store::requests::{Affinity, Row};
+use crate::store::{Remember, Work};
+
+use super::{Gateway, Routing, transport};
+
+/// The row of an exchange, and who writes it.
+#[derive(Debug)]
+pub struct Record {
+    gateway: Arc<Gateway>,
+    /// `None` once the row is final, or has been handed on.
+    row: Option<Box<Row>>,
+    started: Instant,
+    account: Option<String>,
+    overhead: Duration,
+}
+
+impl Record {
+    /// Opens the row of a request whose head has just arrived.
+    pub fn open(gateway: &Arc<Gateway>, endpoint: &'static str) -> Record {
+        let row = Row::new(gateway.store.next_request_id(), now_ms(), endpoint);
+        Record {
+            gateway: gateway.clone(),
+            row: Some(Box::new(row)),
+            started: Instant::now(),
+            account: None,
+            overhead: Duration::ZERO,
+        }
+    }
+
+    /// Notes who asks.
+    pub fn asked_by(&mut self, client_key_id: i64) {
+        self.row().client_key_id = Some(client_key_id);
+    }
+
+    /// Writes the row of a request that Moorage itself answered, with what the client is told.
+    pub async fn refuse(mut self, error: &Error, status: u16, code: &str) {
+        let Some(mut row) = self.row.take() else { return };
+        row.status = Some(status);
+        row.error_code.get_or_insert_with(|| code.to_owned());
+        let outcome = match error {
+            Error::Timeout { .. } => Outcome::Timeout,
+            Error::Unanswered { .. } => Outcome::UpstreamCut,
+            Error::Unreachable { .. } | Error::UnaskedEncoding { .. } => Outcome::Rejected,
+            _ => Outcome::Refused,
+        };
+        self.complete(&mut row, outcome);
+        let work = Work {
+            row: Some(row),
+            ..Work::default()
+        };
+        // A failure to write is told by the writer; the client gets its error all the same.
+        self.gateway.store.write(work).await.ok();
+    }
+
+    /// How the request was routed so far.
+    pub fn routing(&self) -> Routing {
+        let row = self.row.as_deref();
+        let affinity = row.map_or("none", |row| row.affinity.as_str());
+        Routing {
+            request_id: row.map_or(0, |row| row.id),
+            account: self.account.clone(),
+            affinity: match row.and_then(|row| row.affinity_by) {
+                Some(by) => format!("{affinity}; by={}", by.as_str()),
+                None => affinity.to_owned(),
+            },
+        }
+    }
+
+    /// The row, to fill in what is known.
+    pub(super) fn row(&mut self) -> &mut Row {
+        // Nobody holds a record whose row has been handed on: `take` leaves it to be dropped.
+        self.row
+            .as_mut()
+            .unwrap_or_else(|| unreachable!("the row was handed on"))
+    }
+
+    pub(super) fn describe(&mut self, body: &[u8], envelope: &Envelope) {
+        let row = self.row();
+        row.request_bytes = Some(body.len() as u64);
+        row.transport = transport(envelope);
+        row.previous_response_id = envelope.previous_response_id.clone();
+        row.model_asked = envelope.model.clone();
+        row.service_tier = envelope.service_tier.clone();
+        row.input_items = Some(envelope.input_items);
+    }
+
+    pub(super) fn attempt(&mut self, lease: &Lease, plan: &Plan) {
+        let account = lease.account();
+        self.account = Some(account.name.clone());
+        let row = self.row();
+        row.attempts += 1;
+        row.account = Some(account.id);
+        row.affinity = match &plan.decision {
+            Decision::Preferred(preferred) if *preferred != account.id => Affinity::Moved,
+            Decision::Pinned(_) if !plan.known => Affinity::Unknown,
+            Decision::Pinned(_) | Decision::Preferred(_) => Affinity::Hit,
+            _ => Affinity::None,
+        };
+    }
+
+    /// Adds time that the request spent in the gateway, if it counts.
+    pub(super) fn add_overhead(&mut self, spent: Duration, counts: bool) {
+        if counts {
+            self.overhead += spent;
+        }
+    }
+
+    pub(super) fn elapsed_ms(&self) -> i64 {
+        i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// Writes references down, and with them the row as it stands, so that an id that a client has
+    /// seen has a row even if the gateway is killed in the next moment.
+    pub(super) fn progress(&self, remember: Vec<Remember>) -> Work {
+        Work {
+            remember,
+            row: self.row.clone(),
+            ..Work::default()
+        }
+    }
+
+    /// The final row, with what the answer told. Nothing if it was final before.
+    pub(super) fn finish(&mut self, outcome: Outcome, facts: &Facts, remember: Vec<Remember>) -> Work {
+        let Some(mut row) = self.row.take() else {
+            return Work {
+                remember,
+                ..Work::default()
+            };
+        };
+        row.tell(facts);
+        row.error_code = facts.error_code.clone().or(row.error_code);
+        self.complete(&mut row, outcome);
+        Work {
+            remember,
+            row: Some(row),
+            ..Work::default()
+        }
+    }
+
+    fn complete(&self, row: &mut Row, outcome: Outcome) {
+        row.outcome = outcome;
+        row.ended_at_ms = Some(now_ms());
+        row.duration_ms = Some(self.elapsed_ms());
+        row.overhead_us = i64::try_from(self.overhead.as_micros()).ok();
+        log(row, self.account.as_deref());
+    }
+}
+
+impl Row {
+    /// Fills in what an answer has told so far.
+    pub(super) fn tell(&mut self, facts: &Facts) {
+        self.response_id = facts.response_id.clone().or(self.response_id.take());
+        self.model_served = facts.model.clone().or(self.model_served.take());
+        self.service_tier = facts.service_tier.clone().or(self.service_tier.take());
+        self.usage = facts.usage.or(self.usage);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let Some(mut row) = self.row.take() else { return };
+        let outcome = if std::thread::panicking() {
+            row.error_code = Some("internal_error".to_owned());
+            Outcome::Failed
+        } else if self.gateway.is_stopping() {
+            Outcome::Shutdown
+        } else {
+            Outcome::ClientGone
+        };
+        self.complete(&mut row, outcome);
+        self.gateway.store.write_later(Work {
+            row: Some(row),
+            ..Work::default()
+        });
+    }
+}
+
+/// One line a request, in the words of the row.
+fn log(row: &Row, account: Option<&str>) {
+    let usage = row.usage.unwrap_or_default();
+    let payload = row.request_bytes.unwrap_or(0);
+    tracing::info!(
+        request = row.id,
+        client_key = row.client_key_id,
+        account,
+        conversation = row
+            .conversation
+            .map(|conversation| tracing::field::display(conversation.0)),
+        affinity = row.affinity.as_str(),
+        by = row.affinity_by.map(|by| by.as_str()),
+        attempts = row.attempts,
+        model = row.model_served.as_deref().or(row.model_asked.as_deref()),
+        payload,
+        "in" = usage.input,
+        out = usage.output,
+        cached = usage.cached,
+        reasoning = usage.reasoning,
+        status = row.status,
+        outcome = row.outcome.as_str(),
+        error = row.error_code,
+        ms = row.duration_ms,
+        overhead_us = row.overhead_us,
+        "request"
+    );
+    if payload > limits::LARGE_PAYLOAD_BYTES as u64 {
+        tracing::warn!(
+            request = row.id,
+            payload,
+            items = row.input_items,
+            "large payload"
+        );
+    }
+}

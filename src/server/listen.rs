@@ -1,0 +1,119 @@
+//! Connections from clients: accepted, bounded in number and time, and ended in good order.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::limits;
+
+/// The bounds of a server.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Open connections.
+    pub connections: usize,
+    /// For running exchanges after the signal to stop.
+    pub shutdown_grace: Duration,
+}
+
+/// A server that listens but does not serve yet.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    bounds: Bounds,
+}
+
+impl Server {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// If the address is taken or not ours.
+    pub async fn bind(address: &str, bounds: Bounds) -> std::io::Result<Server> {
+        let listener = TcpListener::bind(address).await?;
+        Ok(Server {
+            address: listener.local_addr()?,
+            listener,
+            bounds,
+        })
+    }
+
+    /// Where it listens, with the port that the system chose.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop`; then takes nothing new, and gives what runs its time. What is still
+    /// running after it is cut.
+    pub async fn serve(self, router: Router, stop: impl Future<Output = ()>) {
+        let graceful = GracefulShutdown::new();
+        let room = Arc::new(Semaphore::new(self.bounds.connections));
+        let mut connections = JoinSet::new();
+        tokio::pin!(stop);
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(&self.listener, room.clone()) => accepted,
+                Some(_) = connections.join_next() => continue,
+                () = &mut stop => break,
+            };
+            let (stream, place) = accepted;
+            let service = TowerToHyperService::new(router.clone());
+            let connection = http1_builder().serve_connection(TokioIo::new(stream), service);
+            let connection = graceful.watch(connection);
+            connections.spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "a client's connection ended");
+                }
+                drop(place);
+            });
+        }
+        drop(self.listener);
+        if tokio::time::timeout(self.bounds.shutdown_grace, graceful.shutdown())
+            .await
+            .is_err()
+        {
+            tracing::warn!("cutting what still runs");
+        }
+        connections.shutdown().await;
+    }
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::REQUEST_HEAD);
+    builder
+}
+
+/// Waits for room, then for a client.
+async fn accept(listener: &TcpListener, room: Arc<Semaphore>) -> (TcpStream, impl Drop + Send + use<>) {
+    loop {
+        let Ok(place) = room.clone().acquire_owned().await else {
+            // The semaphore is never closed.
+            std::future::pending::<()>().await;
+            continue;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // An event must not wait for the acknowledgement of the one before it.
+                stream.set_nodelay(true).ok();
+                return (stream, place);
+            }
+            Err(error) => {
+                // Out of descriptors, mostly: those that end make room.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What one simulated account knows: its responses, its seal, its cache, and how it was told to fail.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::cache::{Cached, PromptCache};
+use super::canned::Canned;
+use super::fault::Fault;
+use super::journal::Journal;
+use super::{AccountConfig, SimulatorConfig};
+
+/// Responses that are kept; the oldest are forgotten.
+const RESPONSES_MAX: usize = 20_000;
+
+/// A response that can be continued.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// The one that it followed.
+    parent: Option<Arc<Kept>>,
+    /// What its request added, and what it answered.
+    pub(super) text: String,
+    /// Turns of the user so far.
+    pub(super) turns: usize,
+    /// The whole object, to be retrieved.
+    pub(super) object: Value,
+    /// The items of its request.
+    pub(super) input: Vec<Value>,
+}
+
+impl Kept {
+    pub(super) fn new(
+        parent: Option<Arc<Kept>>,
+        text: String,
+        turns: usize,
+        object: Value,
+        input: Vec<Value>,
+    ) -> Kept {
+        Kept {
+            parent,
+            text,
+            turns,
+            object,
+            input,
+        }
+    }
+
+    /// The text of the whole chain, oldest first.
+    pub(super) fn context(self: &Arc<Kept>) -> String {
+        let mut chain = vec![self];
+        while let Some(parent) = chain.last().and_then(|last| last.parent.as_ref()) {
+            chain.push(parent);
+        }
+        chain.iter().rev().map(|kept| kept.text.as_str()).collect()
+    }
+}
+
+/// The state of one account.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) name: String,
+    pub(super) api_key: String,
+    pub(super) reply_delay: Duration,
+    pub(super) delta_delay: Duration,
+    pub(super) keeps_journal: bool,
+    pub(super) canned: Canned,
+    next_id: AtomicU64,
+    journal: Mutex<Journal>,
+    memory: Mutex<Memory>,
+    faults: Mutex<Faults>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    responses: HashMap<String, Arc<Kept>>,
+    order: VecDeque<String>,
+    items: HashSet<String>,
+    cache: PromptCache,
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    queued: VecDeque<Fault>,
+    always: Option<Fault>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    pub(super) fn new(account: &AccountConfig, config: &SimulatorConfig) -> State {
+        State {
+            name: account.name.clone(),
+            api_key: account.api_key.clone(),
+            reply_delay: config.reply_delay,
+            delta_delay: config.delta_delay,
+            keeps_journal: config.journal,
+            canned: Canned::default(),
+            next_id: AtomicU64::new(1),
+            journal: Mutex::default(),
+            memory: Mutex::default(),
+            faults: Mutex::default(),
+        }
+    }
+
+    pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
+        locked(&self.journal)
+    }
+
+    /// A new id with this prefix. Those of two accounts, and of two runs, are never the same.
+    pub(super) fn id(&self, prefix: &str) -> String {
+        let number = self.next_id.fetch_add(1, Ordering::Relaxed);
+        format!("{prefix}_{}{number:06x}", uuid::Uuid::new_v4().simple())
+    }
+
+    pub(super) fn script(&self, fault: Fault) {
+        locked(&self.faults).queued.push_back(fault);
+    }
+
+    pub(super) fn always(&self, fault: Option<Fault>) {
+        let mut faults = locked(&self.faults);
+        faults.queued.clear();
+        faults.always = fault;
+    }
+
+    /// How the next request is to fail.
+    pub(super) fn next_fault(&self) -> Option<Fault> {
+        let mut faults = locked(&self.faults);
+        faults.queued.pop_front().or_else(|| faults.always.clone())
+    }
+
+    pub(super) fn kept(&self, id: &str) -> Option<Arc<Kept>> {
+        locked(&self.memory).responses.get(id).cloned()
+    }
+
+    pub(super) fn keep(&self, id: &str, kept: Kept) {
+        let mut memory = locked(&self.memory);
+        for item in kept.object["output"].as_array().into_iter().flatten() {
+            memory.items.extend(item["id"].as_str().map(str::to_owned));
+        }
+        if memory.order.len() >= RESPONSES_MAX
+            && let Some(oldest) = memory.order.pop_front()
+        {
+            memory.responses.remove(&oldest);
+        }
+        memory.order.push_back(id.to_owned());
+        memory.responses.insert(id.to_owned(), Arc::new(kept));
+    }
+
+    pub(super) fn forget(&self, id: &str) -> bool {
+        locked(&self.memory).responses.remove(id).is_some()
+    }
+
+    pub(super) fn knows_item(&self, id: &str) -> bool {
+        locked(&self.memory).items.contains(id)
+    }
+
+    pub(super) fn cached(&self, key: Option<&str>, context: &str) -> Cached {
+        locked(&self.memory).cache.pass(key, context.as_bytes())
+    }
+
+    /// Reasoning that only this account can open.
+    pub(super) fn seal(&self) -> String {
+        let nonce = *uuid::Uuid::new_v4().as_bytes();
+        let tag = self.tag(&nonce);
+        format!("gAAAA{}", URL_SAFE_NO_PAD.encode([&nonce[..], &tag].concat()))
+    }
+
+    /// Whether this account made it.
+    pub(super) fn opens(&self, sealed: &str) -> bool {
+        let decoded = sealed
+            .strip_prefix("gAAAA")
+            .and_then(|sealed| URL_SAFE_NO_PAD.decode(sealed).ok());
+        let parts = decoded.as_ref().and_then(|bytes| bytes.split_first_chunk::<16>());
+        parts.is_some_and(|(nonce, tag)| tag == self.tag(nonce))
+    }
+
+    fn tag(&self, nonce: &[u8; 16]) -> [u8; 32] {
+        let digest = Sha256::new()
+            .chain_update(&self.name)
+            .chain_update(&self.api_key)
+            .chain_update(nonce);
+        digest.finalize().into()
+    }
+}

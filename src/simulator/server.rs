@@ -1,0 +1,287 @@
+//! The routes of one simulated account.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{DefaultBodyLimit, Path, Request, State as Shared};
+use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::account::State;
+use super::fault::Fault;
+use super::journal::{Ending, JournalEntry};
+use super::play::{Sending, Step, in_pieces, play};
+use super::refusal::Refusal;
+use super::{events, response};
+
+/// The largest request, as the real API takes images in it.
+const BODY_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// The place of a request in the journal; `None` if none is kept.
+#[derive(Debug, Clone, Copy)]
+struct Entry(Option<u64>);
+
+pub(super) fn router(state: Arc<State>) -> Router {
+    let received = middleware::from_fn_with_state(state.clone(), receive);
+    Router::new()
+        .route("/v1/responses", post(create).get(upgrade))
+        .route("/v1/responses/{id}", get(retrieve).delete(delete))
+        .route("/v1/responses/{id}/input_items", get(input_items))
+        .route("/v1/models", get(models))
+        .fallback(async |request: Request| Refusal::unknown_url(request.uri().path()))
+        .layer(DefaultBodyLimit::disable())
+        .layer(received)
+        .route("/_simulator/fault", post(set_fault).delete(clear_fault))
+        .route("/_simulator/journal", get(show_journal).delete(clear_journal))
+        .layer(middleware::from_fn_with_state(state.clone(), check_key))
+        .with_state(state)
+}
+
+async fn check_key(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    let sent = request
+        .headers()
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    match sent.and_then(|value| value.strip_prefix("Bearer ")) {
+        Some(key) if key == state.api_key => next.run(request).await,
+        _ => Refusal::wrong_key().into_response(),
+    }
+}
+
+/// Reads the body whole, and writes the request into the journal.
+async fn receive(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    let begin = Instant::now();
+    let (parts, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, BODY_BYTES_MAX).await else {
+        return Refusal::bad_request(None, None, "The body could not be read.".to_owned()).into_response();
+    };
+    let entry = state
+        .keeps_journal
+        .then(|| state.journal().add(received(&parts, &body)));
+    let mut request = Request::from_parts(parts, Body::from(body));
+    request.extensions_mut().insert(Entry(entry));
+    let mut answer = next.run(request).await;
+    if let Some(number) = entry {
+        let status = answer.status().as_u16();
+        state.journal().change(number, |entry| entry.status = status);
+    }
+    add_headers(answer.headers_mut(), &state, begin);
+    answer
+}
+
+fn received(parts: &axum::http::request::Parts, body: &Bytes) -> JournalEntry {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    JournalEntry {
+        number: 0,
+        method: parts.method.to_string(),
+        path: parts.uri.to_string(),
+        headers: parts
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), text(value)))
+            .collect(),
+        body: body.clone(),
+        response_id: None,
+        status: 0,
+        usage: None,
+        ending: Ending::Open,
+    }
+}
+
+/// What the real API sends with every answer.
+fn add_headers(headers: &mut HeaderMap, state: &State, begin: Instant) {
+    let mut set = |name: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
+    };
+    set("x-request-id", state.id("req"));
+    set("openai-processing-ms", begin.elapsed().as_millis().to_string());
+    set("openai-version", "2020-10-01".to_owned());
+    set("openai-organization", format!("org-{}", state.name));
+    set("x-ratelimit-limit-requests", "10000".to_owned());
+    set("x-ratelimit-remaining-requests", "9999".to_owned());
+    set("x-ratelimit-reset-requests", "6ms".to_owned());
+    set("set-cookie", format!("__cf_bm={}; path=/; HttpOnly", state.name));
+}
+
+async fn create(
+    Shared(state): Shared<Arc<State>>,
+    Extension(Entry(number)): Extension<Entry>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let fault = fault(&state, &headers)?;
+    let mut sending = Sending::new(state.clone(), number);
+    if fault.canned {
+        let (stream, steps) = state.canned.steps(&body, &state.id("c")[2..], &fault);
+        return Ok(respond(stream, &fault, steps, sending));
+    }
+    if headers.contains_key(CONTENT_ENCODING) {
+        let message = "This simulated account reads plain bodies only.".to_owned();
+        return Err(Refusal::bad_request(None, None, message));
+    }
+    tokio::time::sleep(fault.slow.unwrap_or(state.reply_delay)).await;
+    if fault.hang {
+        std::future::pending::<()>().await;
+    }
+    if fault.cut_before {
+        return Ok(respond(false, &Fault::default(), vec![Step::Cut], sending));
+    }
+    if let Some(status) = fault.status {
+        sending.whole();
+        return Err(Refusal::told(status, &fault));
+    }
+    let answer = match response::answer(&state, &body, &fault) {
+        Ok(answer) => answer,
+        Err(refusal) => {
+            sending.whole();
+            return Err(refusal);
+        }
+    };
+    if let Some(number) = number {
+        state.journal().change(number, |entry| {
+            entry.response_id = Some(answer.id().to_owned());
+            entry.usage = Some(answer.object["usage"].clone());
+        });
+    }
+    let steps = match answer.stream {
+        true => events::stream(&answer, &fault, state.delta_delay),
+        false => document(&answer.object, &fault),
+    };
+    Ok(respond(answer.stream, &fault, steps, sending))
+}
+
+/// The fault that the request asks for, or else the next one that the account was told.
+fn fault(state: &State, headers: &HeaderMap) -> Result<Fault, Refusal> {
+    let Some(asked) = headers.get("x-simulate") else {
+        return Ok(state.next_fault().unwrap_or_default());
+    };
+    let text = String::from_utf8_lossy(asked.as_bytes());
+    text.parse()
+        .map_err(|error| Refusal::bad_request(None, Some("x-simulate"), error))
+}
+
+/// The steps that send an answer whole.
+fn document(object: &Value, fault: &Fault) -> Vec<Step> {
+    let mut object = object.clone();
+    if fault.cancelled {
+        object["status"] = "cancelled".into();
+    }
+    if let Some(code) = &fault.fail_in_stream {
+        object["status"] = "failed".into();
+        object["error"] = json!({ "code": code, "message": "The simulated account was told to fail here." });
+        object["usage"] = Value::Null;
+    }
+    if fault.unknown_events {
+        object["harbour"] = json!({ "tide": "high" });
+    }
+    let mut bytes = Bytes::from(object.to_string());
+    if fault.cut_json {
+        let half = bytes.split_to(bytes.len() / 2);
+        return vec![Step::Send(half), Step::Cut];
+    }
+    vec![Step::Send(bytes)]
+}
+
+fn respond(stream: bool, fault: &Fault, steps: Vec<Step>, sending: Sending) -> Response {
+    let length = match &steps[..] {
+        [Step::Send(bytes)] if !stream => Some(bytes.len()),
+        _ => None,
+    };
+    let steps = match fault.chunk {
+        Some(size) => in_pieces(steps, size),
+        None => steps,
+    };
+    let mut response = Response::new(play(steps, sending));
+    let headers = response.headers_mut();
+    let kind = if stream {
+        "text/event-stream; charset=utf-8"
+    } else {
+        "application/json"
+    };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if fault.wrong_encoding {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("br"));
+    }
+    response
+}
+
+async fn upgrade() -> Refusal {
+    Refusal::upgrade()
+}
+
+fn unknown_response(id: &str) -> Refusal {
+    Refusal::not_found(format!("Response with id '{id}' not found."), None)
+}
+
+async fn retrieve(Shared(state): Shared<Arc<State>>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
+    let kept = state.kept(&id).ok_or_else(|| unknown_response(&id))?;
+    Ok(Json(kept.object.clone()))
+}
+
+async fn delete(Shared(state): Shared<Arc<State>>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
+    match state.forget(&id) {
+        true => Ok(Json(json!({ "id": id, "object": "response", "deleted": true }))),
+        false => Err(unknown_response(&id)),
+    }
+}
+
+async fn input_items(
+    Shared(state): Shared<Arc<State>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Refusal> {
+    let kept = state.kept(&id).ok_or_else(|| unknown_response(&id))?;
+    let items: Vec<&Value> = kept.input.iter().rev().collect();
+    Ok(Json(json!({
+        "object": "list",
+        "first_id": items.first().map(|item| &item["id"]),
+        "last_id": items.last().map(|item| &item["id"]),
+        "has_more": false,
+        "data": items,
+    })))
+}
+
+async fn models() -> Json<Value> {
+    let model = |id: &str| json!({ "id": id, "object": "model", "created": 1_795_000_000, "owned_by": "moorage-simulator" });
+    Json(json!({ "object": "list", "data": [model("sim-large"), model("sim-small")] }))
+}
+
+/// The body is a fault in text; with `?always`, for every request from now on.
+async fn set_fault(Shared(state): Shared<Arc<State>>, request: Request) -> Result<StatusCode, Refusal> {
+    let always = request.uri().query() == Some("always");
+    let refused = |error: String| Refusal::bad_request(None, None, error);
+    let body = to_bytes(request.into_body(), BODY_BYTES_MAX).await;
+    let body = body.map_err(|error| refused(error.to_string()))?;
+    let fault: Fault = String::from_utf8_lossy(&body).parse().map_err(refused)?;
+    match always {
+        true => state.always(Some(fault)),
+        false => state.script(fault),
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn clear_fault(Shared(state): Shared<Arc<State>>) -> StatusCode {
+    state.always(None);
+    StatusCode::NO_CONTENT
+}
+
+async fn show_journal(Shared(state): Shared<Arc<State>>) -> Json<Value> {
+    let entries = state.journal().entries();
+    Json(entries.iter().map(JournalEntry::to_json).collect())
+}
+
+async fn clear_journal(Shared(state): Shared<Arc<State>>) -> StatusCode {
+    state.journal().clear();
+    StatusCode::NO_CONTENT
+}

@@ -1,0 +1,166 @@
+//! Which headers cross the gateway. Everything does, but for what belongs to one connection, to
+//! one credential, or to the gateway itself.
+
+use http::header::{self, HeaderMap, HeaderName};
+
+/// Belong to one connection (RFC 9110 §7.6.1), with those that name others in `Connection`.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::PROXY_AUTHENTICATE,
+];
+
+/// Of a request: the client's credentials and identity, what describes its connection to us, and
+/// what is made anew.
+const FROM_CLIENT_ONLY: [HeaderName; 18] = [
+    header::AUTHORIZATION,
+    header::PROXY_AUTHORIZATION,
+    header::COOKIE,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    // An account's own organization and project belong to its key; the client's do not.
+    HeaderName::from_static("openai-organization"),
+    HeaderName::from_static("openai-project"),
+    HeaderName::from_static("chatgpt-account-id"),
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    // The answer is read while it passes, so it must come as it is.
+    header::ACCEPT_ENCODING,
+    header::FORWARDED,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-real-ip"),
+    header::VIA,
+];
+
+/// Of an answer: what belongs to the account. Cookies bind to it, the organization names it.
+const FROM_UPSTREAM_ONLY: [HeaderName; 4] = [
+    header::SET_COOKIE,
+    HeaderName::from_static("openai-organization"),
+    HeaderName::from_static("openai-project"),
+    header::WWW_AUTHENTICATE,
+];
+
+/// The limits of the account, which are not the client's.
+const QUOTA_PREFIXES: [&str; 2] = ["x-ratelimit-", "x-codex-"];
+
+/// What Moorage itself says; a client or an upstream cannot speak in its name.
+const OWN_PREFIX: &str = "x-moorage-";
+
+/// The headers of a request as the upstream gets them; the credential is added where it is sent.
+pub fn for_upstream(from_client: &HeaderMap) -> HeaderMap {
+    let mut headers = end_to_end(from_client);
+    for name in FROM_CLIENT_ONLY {
+        headers.remove(name);
+    }
+    headers
+}
+
+/// The headers of an answer as the client gets them.
+pub fn for_client(from_upstream: &HeaderMap) -> HeaderMap {
+    let mut headers = end_to_end(from_upstream);
+    for name in FROM_UPSTREAM_ONLY {
+        headers.remove(name);
+    }
+    let quota: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            QUOTA_PREFIXES
+                .iter()
+                .any(|prefix| name.as_str().starts_with(prefix))
+        })
+        .filter(|name| name.as_str() != "x-codex-turn-state")
+        .cloned()
+        .collect();
+    for name in quota {
+        headers.remove(name);
+    }
+    headers
+}
+
+fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    let stays = |name: &HeaderName| {
+        !HOP_BY_HOP.contains(name) && !named.contains(name) && !name.as_str().starts_with(OWN_PREFIX)
+    };
+    let crossing = headers.iter().filter(|(name, _)| stays(name));
+    let mut result = HeaderMap::with_capacity(headers.len() + 4);
+    for (name, value) in crossing {
+        result.append(name.clone(), value.clone());
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
+        headers
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn credentials_and_connection_headers_do_not_cross() {
+        let out = for_upstream(&map(&[
+            ("authorization", "Bearer mk-x"),
+            ("cookie", "a=b"),
+            ("openai-organization", "org"),
+            ("connection", "close, X-Mine"),
+            ("x-mine", "1"),
+            ("te", "trailers"),
+            ("host", "here"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("accept-encoding", "gzip"),
+            ("x-moorage-account", "me"),
+            ("session-id", "s"),
+            ("x-stainless-lang", "python"),
+            ("openai-beta", "x"),
+        ]));
+        let mut names: Vec<_> = out.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["openai-beta", "session-id", "x-stainless-lang"]);
+    }
+
+    #[test]
+    fn what_belongs_to_the_account_does_not_reach_the_client() {
+        let back = for_client(&map(&[
+            ("set-cookie", "__cf_bm=1"),
+            ("openai-organization", "org"),
+            ("x-ratelimit-remaining-requests", "1"),
+            ("x-codex-primary-used-percent", "4"),
+            ("x-codex-turn-state", "opaque"),
+            ("x-request-id", "req_1"),
+            ("openai-processing-ms", "12"),
+            ("transfer-encoding", "chunked"),
+        ]));
+        let mut names: Vec<_> = back.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            ["openai-processing-ms", "x-codex-turn-state", "x-request-id"]
+        );
+    }
+
+    #[test]
+    fn repeated_headers_stay_repeated() {
+        let mut headers = map(&[("openai-beta", "a")]);
+        headers.append("openai-beta", "b".parse().unwrap());
+        assert_eq!(for_upstream(&headers).get_all("openai-beta").iter().count(), 2);
+    }
+}
