@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rusqlite::Connection;
-
 use crate::account::{Account, Secret};
 use crate::clock::now_ms;
 use crate::config::{Config, ConfigError, OnStoreFailure};
@@ -18,7 +16,7 @@ use crate::server::keys::Keys;
 use crate::server::{self, Bounds, Front, Server};
 use crate::store::client_keys::{self, NewClientKey};
 use crate::store::seal::Seal;
-use crate::store::{self, Store, StoreError, accounts};
+use crate::store::{self, Connection, Store, StoreError, accounts};
 use crate::upstream::http::Upstream;
 
 /// Why a gateway did not start.

@@ -140,7 +140,7 @@ async fn converse(
         let movable = !matches!(planned.decision, Decision::Pinned(_));
         record.add_overhead(
             body_read.elapsed().saturating_sub(turn.waited),
-            turn.tried.is_empty(),
+            turn.last.is_none(),
         );
         let sent = attempt::send(gateway, lease, outgoing, envelope.stream, movable).await;
         match sent {
@@ -275,7 +275,10 @@ impl Turn<'_> {
         record: &mut Record,
     ) -> Result<Option<Attempt>, Error> {
         let pinned = matches!(plan.decision, Decision::Pinned(_));
-        self.tried.push(failed.account.id);
+        // An account that is limited is kept away by its status, and may be asked again after it.
+        if failed.signal.is_none() {
+            self.tried.push(failed.account.id);
+        }
         if let Some(signal) = &failed.signal
             && let Some(status) = self.gateway.pool.note(failed.account.id, signal, now_ms())
         {
@@ -306,10 +309,10 @@ impl Turn<'_> {
         let Some(failed) = self.last.take() else {
             return Err(Error::NoAccounts);
         };
+        record.row().error_code = failed.code;
         if failed.signal.is_some() {
             let now = now_ms();
             let decision = Decision::Pinned(vec![failed.account.id]);
-            record.row().error_code = failed.code;
             return Err(match self.gateway.pool.lease(&decision, &[], now) {
                 Err(none) => no_lease(none, now),
                 // It has come back in this moment.

@@ -30,8 +30,10 @@
 //!    documented. The bytes of an answer are those of the upstream.
 //! 4. Every request leaves one row, however it ends: an open row that is dropped writes itself.
 //! 5. No lock is held over an await, and no thread of the runtime waits for the disk.
-//! 6. axum lives only in [`server`], reqwest only in [`upstream`] and the simulator, rusqlite only in
-//!    [`store`] and in the signatures of the code that calls it.
+//! 6. axum lives only in [`server`], reqwest only in [`upstream`], both also in the simulator;
+//!    rusqlite and r2d2 live only in [`store`].
+//! 7. Nothing is imported upwards: `main` → [`cli`] → [`app`] → [`server`] → [`exchange`] →
+//!    [`store`], [`upstream`], [`pool`], which do not know each other → the domain.
 
 pub mod account;
 pub mod affinity;

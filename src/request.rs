@@ -31,6 +31,8 @@ pub struct Envelope {
     pub service_tier: Option<String>,
     /// Whether the client sent an `include` of its own.
     pub has_include: bool,
+    /// Whether the client sent a `prompt_cache_key`, of whatever type.
+    pub has_cache_key: bool,
     /// Whether the client set `reasoning`.
     pub has_reasoning: bool,
     /// Items in the input; a plain text counts as one.
@@ -68,15 +70,14 @@ impl Envelope {
     /// # Errors
     /// Only if the body is not one JSON object.
     pub fn read(body: &[u8]) -> Result<Envelope, NotAnObject> {
-        let mut reader = serde_json::Deserializer::from_slice(body);
-        let fields = (&mut reader)
-            .deserialize_map(ObjectVisitor)
-            .and_then(|fields| reader.end().map(|()| fields))
-            .map_err(|error| NotAnObject {
-                message: without_position(&error),
-                line: error.line(),
-                column: error.column(),
-            })?;
+        // A lone surrogate where the input has no text is legal JSON that a reader of text refuses:
+        // such a body passes, and only its input stays unread.
+        let fields = Fields::read(body, true).or_else(|_| Fields::read(body, false));
+        let fields = fields.map_err(|error| NotAnObject {
+            message: without_position(&error),
+            line: error.line(),
+            column: error.column(),
+        })?;
         Ok(fields.envelope(body))
     }
 
@@ -97,7 +98,7 @@ impl Envelope {
                 members.push_str(&format!("\"{name}\":{value}"));
             }
         };
-        if let (Some(key), None) = (cache_key, &self.prompt_cache_key) {
+        if let (Some(key), false) = (cache_key, self.has_cache_key) {
             let value = serde_json::Value::from(key).to_string();
             fill(&self.null_cache_key, "prompt_cache_key", value);
         }
@@ -167,7 +168,14 @@ struct Fields<'a> {
     is_empty: bool,
 }
 
-impl Fields<'_> {
+impl<'a> Fields<'a> {
+    fn read(body: &'a [u8], with_input: bool) -> serde_json::Result<Fields<'a>> {
+        let mut reader = serde_json::Deserializer::from_slice(body);
+        let fields = (&mut reader).deserialize_map(ObjectVisitor { with_input })?;
+        reader.end()?;
+        Ok(fields)
+    }
+
     fn envelope(self, body: &[u8]) -> Envelope {
         let prefix = self.input.first_user_message.map(|message| {
             let mut digest = Sha256::new();
@@ -187,6 +195,7 @@ impl Fields<'_> {
             prompt_cache_key: text(self.prompt_cache_key),
             service_tier: text(self.service_tier),
             has_include: present(self.include),
+            has_cache_key: present(self.prompt_cache_key),
             has_reasoning: present(self.reasoning),
             input_items: self.input.items,
             has_history: self.input.has_history,
@@ -217,7 +226,9 @@ fn null_span(value: Option<&RawValue>, body: &[u8]) -> Option<Range<usize>> {
     (text == "null").then(|| start..start + text.len())
 }
 
-struct ObjectVisitor;
+struct ObjectVisitor {
+    with_input: bool,
+}
 
 impl<'de> Visitor<'de> for ObjectVisitor {
     type Value = Fields<'de>;
@@ -244,7 +255,7 @@ impl<'de> Visitor<'de> for ObjectVisitor {
                 b"reasoning" => &mut fields.reasoning,
                 b"instructions" => &mut fields.instructions,
                 b"tools" => &mut fields.tools,
-                b"input" => {
+                b"input" if self.with_input => {
                     fields.input = map.next_value_seed(InputSeed)?;
                     continue;
                 }

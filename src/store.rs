@@ -19,7 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+pub use rusqlite::Connection;
+use rusqlite::{OpenFlags, OptionalExtension as _};
 use uuid::Uuid;
 
 use crate::account::AccountId;

@@ -5,13 +5,12 @@ use std::time::Duration;
 use clap::Args;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
-use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::clock::now_ms;
 use crate::config::{Config, parse_duration};
 use crate::store::history::{self, By, Rows};
-use crate::store::{self, StoreError};
+use crate::store::{self, Connection, StoreError};
 
 #[derive(Debug, Args)]
 pub(super) struct UsageArgs {

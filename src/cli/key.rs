@@ -100,7 +100,7 @@ fn show_once(name: &str, key: &str) {
     println!("{name}: the key is shown only now. {TAKES_EFFECT}\n\n    {key}\n");
 }
 
-fn list(connection: &rusqlite::Connection) -> anyhow::Result<Rows> {
+fn list(connection: &store::Connection) -> anyhow::Result<Rows> {
     let keys = client_keys::list(connection)?;
     let created = |ms| jiff::Timestamp::from_millisecond(ms).map_or("-".to_owned(), |at| at.to_string());
     let rows = keys.into_iter().map(|key| {

@@ -1,6 +1,7 @@
 //! `moorage serve`.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -10,6 +11,18 @@ use crate::config::Config;
 /// Runs the gateway until a signal.
 pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let app = App::start(config).await?;
+    let address = app.address();
+    // Whoever started it may listen no more: that is no reason not to serve.
+    tell(&app, address).ok();
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "listening beyond this machine, without TLS: keys and conversations can be read on the way");
+    }
+    app.run(stop_signal()?).await;
+    Ok(())
+}
+
+/// What a person is told at the start, on standard output.
+fn tell(app: &App, address: SocketAddr) -> std::io::Result<()> {
     let mut out = std::io::stdout();
     if let Some(key) = app.new_admin_key() {
         writeln!(
@@ -17,7 +30,6 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
             "The admin key, for the page; it is shown only now:\n\n    {key}\n"
         )?;
     }
-    let address = app.address();
     writeln!(out, "moorage listening on http://{address}")?;
     if app.has_no_accounts() {
         writeln!(
@@ -32,12 +44,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
             "No client key is set up yet. Make one, then start again:\n\n    moorage key add NAME\n"
         )?;
     }
-    out.flush()?;
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "listening beyond this machine, without TLS: keys and conversations can be read on the way");
-    }
-    app.run(stop_signal()?).await;
-    Ok(())
+    out.flush()
 }
 
 /// Ends with the first signal to stop. A second one ends the process at once.

@@ -223,6 +223,8 @@ pub enum Step {
 pub struct Reader {
     body: IncomingBody,
     form: Form,
+    /// The outcome of an answer that tells none itself.
+    at_end: Outcome,
     idle: Duration,
     /// What the answer has told so far.
     pub facts: Facts,
@@ -258,6 +260,10 @@ impl Reader {
         Reader {
             body,
             form,
+            at_end: match status.is_success() {
+                true => Outcome::Completed,
+                false => Outcome::Rejected,
+            },
             idle,
             facts: Facts::default(),
             output_began: false,
@@ -339,12 +345,15 @@ impl Reader {
             .last()
     }
 
-    /// Whether everything has been told: the terminal event, or the end of the document.
+    /// Whether everything has been told: the terminal event, or the end of the document, or the
+    /// last of the bytes that were announced. Nobody asks for more after those.
     pub fn outcome(&self) -> Option<Outcome> {
+        let all_came = self.announced_bytes() == Some(0);
         match self.form {
             Form::Events(_) => self.facts.outcome,
             Form::Document(_) if self.complete => Some(self.facts.outcome.unwrap_or(Outcome::Completed)),
-            Form::Document(_) | Form::Opaque => None,
+            Form::Document(_) => all_came.then_some(Outcome::UpstreamCut),
+            Form::Opaque => all_came.then_some(self.at_end),
         }
     }
 }

@@ -3,10 +3,9 @@
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Json, Response};
-use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::store::{StoreError, history};
+use crate::store::{Connection, StoreError, history};
 
 use super::{Front, errors};
 

@@ -124,7 +124,10 @@ async fn create(
         let (stream, steps) = state.canned.steps(&body, &state.id("c")[2..], &fault);
         return Ok(respond(stream, &fault, steps, sending));
     }
-    if headers.contains_key(CONTENT_ENCODING) {
+    if headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|encoding| encoding != "identity")
+    {
         let message = "This simulated account reads plain bodies only.".to_owned();
         return Err(Refusal::bad_request(None, None, message));
     }

@@ -1,0 +1,19 @@
+//! The specification: the real binary, real sockets, a temporary database, simulated accounts.
+
+mod harness;
+mod raw;
+
+mod accounts;
+mod bytes_pass;
+mod commands;
+mod crash;
+mod ends;
+mod failures;
+mod hostile;
+mod layers;
+mod page;
+mod references;
+mod shutdown;
+mod simulated;
+mod store;
+mod streaming;

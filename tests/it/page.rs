@@ -1,0 +1,104 @@
+//! The page at `/`, and the admin API that it reads.
+
+use serde_json::json;
+
+use crate::harness::{Harness, KEY, Reply, said};
+
+fn admin_key(said: &str) -> Option<&str> {
+    said.lines().map(str::trim).find(|line| line.starts_with("ma-"))
+}
+
+async fn overview(harness: &Harness, key: &str) -> Reply {
+    let url = format!("{}/admin/api/overview", harness.gateway.url());
+    Reply::of(harness.http.get(url).bearer_auth(key)).await
+}
+
+#[tokio::test]
+async fn the_page_is_in_the_binary_and_may_do_nothing_but_read_its_own_server() {
+    let harness = Harness::over(1).await;
+    let url = harness.gateway.url();
+    let page = Reply::of(harness.http.get(format!("{url}/"))).await;
+    assert_eq!(page.status, 200);
+    assert!(
+        page.header("content-security-policy")
+            .unwrap()
+            .starts_with("default-src 'none'")
+    );
+    assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+    let text = String::from_utf8(page.body.clone()).unwrap();
+    for (file, kind) in [("style.css", "text/css"), ("app.js", "text/javascript")] {
+        assert!(text.contains(&format!("\"{file}\"")));
+        let part = Reply::of(harness.http.get(format!("{url}/{file}"))).await;
+        assert_eq!(part.status, 200);
+        assert!(part.header("content-type").unwrap().starts_with(kind));
+        let again = harness
+            .http
+            .get(format!("{url}/{file}"))
+            .header("if-none-match", part.header("etag").unwrap());
+        let again = Reply::of(again).await;
+        assert_eq!((again.status, again.body.len()), (304, 0));
+    }
+    for nothing in ["nothing.js", "..%2fCargo.toml", "app.js/x"] {
+        assert_eq!(
+            Reply::of(harness.http.get(format!("{url}/{nothing}")))
+                .await
+                .status,
+            404
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_history_needs_the_admin_key_which_is_printed_once() {
+    let mut harness = Harness::over(1).await;
+    let first_said = harness.gateway.said.clone();
+    let key = admin_key(&first_said).unwrap();
+    for wrong in ["", "ma-wrong", KEY, "sk-sim-a"] {
+        let refused = overview(&harness, wrong).await;
+        assert_eq!(
+            (refused.status, refused.code().as_str()),
+            (401, "invalid_admin_key")
+        );
+    }
+    // The admin key reads the history and lets nobody talk.
+    let url = format!("{}/v1/responses", harness.gateway.url());
+    assert_eq!(
+        Reply::of(harness.http.post(url).bearer_auth(key).body("{}"))
+            .await
+            .status,
+        401
+    );
+    assert_eq!(overview(&harness, key).await.status, 200);
+    harness.kill_and_restart();
+    assert_eq!(admin_key(&harness.gateway.said), None);
+    assert_eq!(overview(&harness, key).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_history_shows_the_sums_of_today_the_accounts_and_the_last_hundred_turns() {
+    let harness = Harness::over(2).await;
+    let mut first = None;
+    for number in 0..102 {
+        let reply = harness.post(said(&format!("matter {number}"), None)).await;
+        first.get_or_insert(reply);
+    }
+    let last = harness.turn(Some(&first.unwrap().id())).await;
+    let said = harness.gateway.said.clone();
+    let shown = overview(&harness, admin_key(&said).unwrap()).await.json();
+    assert_eq!(shown["today"]["requests"], 103);
+    let accounts = shown["accounts"].as_array().unwrap();
+    assert_eq!(
+        accounts
+            .iter()
+            .map(|account| account["requests_today"].as_i64().unwrap())
+            .sum::<i64>(),
+        103
+    );
+    let turns = shown["turns"].as_array().unwrap();
+    assert_eq!(turns.len(), 100);
+    assert_eq!(turns[0]["response_id"], last.id());
+    assert_eq!(
+        (&turns[0]["account"], &turns[0]["affinity"]),
+        (&json!(last.account()), &json!("hit"))
+    );
+}
