@@ -68,6 +68,8 @@ pub(super) fn play(steps: Vec<Step>, sending: Sending) -> Body {
                         }
                         return Ok(Some((bytes, (steps, sending))));
                     }
+                    // A timer is not set for nothing: the pause is that between two writes.
+                    Some(Step::Wait(Duration::ZERO)) => tokio::task::yield_now().await,
                     Some(Step::Wait(time)) => tokio::time::sleep(time).await,
                     Some(Step::Hang) => {
                         let never: Infallible = std::future::pending().await;

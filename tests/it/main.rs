@@ -5,6 +5,7 @@ mod raw;
 
 mod accounts;
 mod bytes_pass;
+mod clients;
 mod commands;
 mod crash;
 mod ends;

@@ -1,0 +1,152 @@
+//! Clients that nobody here wrote, as their users start them. `.ci/run` installs them from the
+//! registries into `target/clients`, and runs these tests.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Harness, KEY};
+
+fn installed(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/clients")
+        .join(path)
+}
+
+/// Node looks for packages beside the script: a copy lies beside what was installed.
+fn beside(script: &str, program: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/clients")
+        .join(script);
+    if program != Path::new("node") {
+        return source;
+    }
+    let copy = installed("node").join(script);
+    std::fs::copy(source, &copy).unwrap();
+    copy
+}
+
+/// A script of four turns that waits in the middle.
+struct Talk {
+    process: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Talk {
+    fn begin(program: &Path, script: &str, harness: &Harness, how: &str) -> Talk {
+        let mut process = Command::new(program)
+            .arg(beside(script, program))
+            .args([format!("{}/v1", harness.gateway.url()).as_str(), how])
+            .env("OPENAI_API_KEY", KEY)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}; .ci/run installs it", program.display()));
+        let out = BufReader::new(process.stdout.take().unwrap());
+        Talk { process, out }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    fn go_on(&mut self) {
+        writeln!(self.process.stdin.as_mut().unwrap()).unwrap();
+    }
+
+    fn ids(mut self) -> Vec<String> {
+        let line = self.line();
+        assert!(self.process.wait().unwrap().success(), "{line}");
+        serde_json::from_str(&line).unwrap()
+    }
+}
+
+/// Two at once, one with streams and one without, and a kill in the middle.
+async fn talk_in_parallel(program: &Path, script: &str) {
+    let mut harness = Harness::over(2).await;
+    let mut talks: Vec<Talk> = ["stream", "whole"]
+        .map(|how| Talk::begin(program, script, &harness, how))
+        .into();
+    for talk in &mut talks {
+        assert_eq!(talk.line(), "half");
+    }
+    harness.kill_and_restart();
+    talks.iter_mut().for_each(Talk::go_on);
+    let mut homes = Vec::new();
+    for ids in talks.into_iter().map(Talk::ids) {
+        let first = format!(
+            "SELECT conversation_id FROM turns WHERE response_id = '{}'",
+            ids[0]
+        );
+        let turns = harness.query(&format!(
+            "SELECT response_id, account, affinity, affinity_by, outcome FROM turns WHERE conversation_id = ({first}) ORDER BY request_id"
+        ));
+        let home = turns[0]["account"].clone();
+        assert_eq!(turns.len(), 4, "{turns:?}");
+        for (index, turn) in turns.iter().enumerate() {
+            let affinity = if index == 0 {
+                ("none", Value::Null)
+            } else {
+                ("hit", json!("previous_response_id"))
+            };
+            assert_eq!(
+                (turn["affinity"].as_str().unwrap(), turn["affinity_by"].clone()),
+                affinity
+            );
+            assert_eq!(
+                (&turn["response_id"], &turn["account"], &turn["outcome"]),
+                (&json!(ids[index]), &home, &json!("completed"))
+            );
+        }
+        homes.push(home);
+    }
+    assert_ne!(homes[0], homes[1], "two conversations, two accounts");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs openai from PyPI; .ci/run installs it"]
+async fn openai_for_python_talks_through_a_kill() {
+    talk_in_parallel(&installed("python/bin/python"), "openai_python.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs openai from npm; .ci/run installs it"]
+async fn openai_for_node_talks_through_a_kill() {
+    talk_in_parallel(Path::new("node"), "openai_node.mjs").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs @openai/codex from npm; .ci/run installs it"]
+async fn codex_answers_a_prompt() {
+    let harness = Harness::over(2).await;
+    let home = tempfile::tempdir().unwrap();
+    let config = format!(
+        "model = \"sim-large\"\nmodel_provider = \"moorage\"\n\n[model_providers.moorage]\nname = \"Moorage\"\nbase_url = \"{}/v1\"\nenv_key = \"MOORAGE_KEY\"\nwire_api = \"responses\"\n",
+        harness.gateway.url()
+    );
+    std::fs::write(home.path().join("config.toml"), config).unwrap();
+    let codex = installed("node/node_modules/.bin/codex");
+    let output = Command::new(codex)
+        .args(["exec", "--skip-git-repo-check", "-C"])
+        .arg(home.path())
+        .arg("Say which tide it is")
+        .env("CODEX_HOME", home.path())
+        .env("MOORAGE_KEY", KEY)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(said.contains("You said: Say which tide it is"), "{output:?}");
+    let rows = harness.query("SELECT transport, outcome, model, client_key FROM turns");
+    let row =
+        json!({ "transport": "sse", "outcome": "completed", "model": "sim-large", "client_key": "laptop" });
+    assert!(
+        !rows.is_empty() && rows.iter().all(|turn| *turn == row),
+        "{rows:?}"
+    );
+}
