@@ -56,24 +56,29 @@ function text(name, value) {
 function cell(kind, name, value) {
   const node = document.createElement(kind);
   node.textContent = text(name, value);
-  if (typeof value === "number") node.className = "number";
   if (GOOD.has(value)) node.className = "good";
   if (BAD.has(value)) node.className = "bad";
   return node;
 }
 
 function fill(table, columns, rows) {
+  const isNumeric = (name) => rows.some((row) => typeof row[name] === "number");
   const head = document.createElement("tr");
   for (const [name, label] of columns) {
     const node = document.createElement("th");
     node.scope = "col";
     node.textContent = label;
-    if (rows.some((row) => typeof row[name] === "number")) node.className = "number";
+    if (isNumeric(name)) node.className = "number";
     head.append(node);
   }
   const lines = rows.map((row) => {
     const line = document.createElement("tr");
-    line.append(...columns.map(([name]) => cell("td", name, row[name])));
+    line.append(...columns.map(([name]) => {
+      const node = cell("td", name, row[name]);
+      // Also where this row has no figure.
+      if (isNumeric(name)) node.classList.add("number");
+      return node;
+    }));
     return line;
   });
   if (lines.length === 0) {
@@ -84,7 +89,10 @@ function fill(table, columns, rows) {
     line.append(node);
     lines.push(line);
   }
-  table.replaceChildren(head, ...lines);
+  const [thead, tbody] = ["thead", "tbody"].map((name) => document.createElement(name));
+  thead.append(head);
+  tbody.append(...lines);
+  table.replaceChildren(thead, tbody);
 }
 
 function show(overview) {

@@ -5,13 +5,13 @@ SELECT
   a.name AS account,
   a.kind,
   CASE
-    WHEN a.status IN ('cooling_down', 'exhausted') AND a.status_until_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER) THEN 'active'
+    WHEN a.status IN ('cooling_down', 'exhausted') AND a.status_until_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) THEN 'active'
     ELSE a.status
   END AS status,
   strftime('%Y-%m-%dT%H:%M:%fZ', a.status_until_ms / 1000.0, 'unixepoch') AS until,
   a.status_reason AS reason,
   (SELECT count(DISTINCT r.conversation_id) FROM requests AS r
-    WHERE r.account_id = a.id AND r.started_at_ms >= CAST(unixepoch('subsec') * 1000 AS INTEGER) - 4 * 3600 * 1000) AS live_conversations,
+    WHERE r.account_id = a.id AND r.started_at_ms >= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - 4 * 3600 * 1000) AS live_conversations,
   (SELECT count(*) FROM requests AS r
     WHERE r.account_id = a.id AND r.started_at_ms >= unixepoch('now', 'start of day') * 1000) AS requests_today,
   (SELECT round(100.0 * sum(r.cached_tokens) / sum(r.input_tokens), 1) FROM requests AS r

@@ -276,9 +276,34 @@ async fn the_views_have_the_columns_that_are_documented() {
             assert!(row.get(column).is_some(), "{view}.{column} in {row}");
         }
     }
+    assert_eq!(
+        harness.query("SELECT live_conversations FROM accounts_now")[0]["live_conversations"],
+        1
+    );
     let day = &harness.query("select * from usage_by_day")[0];
     assert_eq!(
         (&day["requests"], &day["errors"], &day["cost"]),
         (&json!(1), &json!(0), &Value::Null)
     );
+}
+
+/// Debian's current release has sqlite3 3.40, and people query with what they have. What is newer
+/// there is no error in a date function, but NULL.
+#[test]
+fn the_views_use_nothing_that_an_older_sqlite3_does_not_know() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("sql/views");
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for newer in [
+            "subsec",
+            "timediff",
+            "concat(",
+            "octet_length",
+            "string_agg",
+            "jsonb",
+        ] {
+            assert!(!text.contains(newer), "{newer} in {}", path.display());
+        }
+    }
 }
