@@ -151,7 +151,10 @@ pub fn plan(found: &[Found], accounts: &[AccountView]) -> Plan {
     }
     let preferred = found.iter().find_map(|soft| {
         let owner = soft.owner?;
-        let exists = accounts.iter().any(|account| account.id == owner.account);
+        // An account that does not come back by itself is no home: another one becomes it.
+        let serves =
+            |account: &AccountView| account.id == owner.account && account.usability != Usability::Never;
+        let exists = accounts.iter().any(serves);
         exists.then_some((owner.account, soft.reference.kind))
     });
     match preferred {

@@ -14,7 +14,7 @@ use crate::exchange::{Gateway, Settings};
 use crate::pool::Pool;
 use crate::server::keys::Keys;
 use crate::server::{self, Bounds, Front, Server};
-use crate::store::client_keys::{self, NewClientKey};
+use crate::store::client_keys::{self, ClientKey, NewClientKey};
 use crate::store::seal::Seal;
 use crate::store::{self, Connection, Store, StoreError, accounts};
 use crate::upstream::http::Upstream;
@@ -63,9 +63,7 @@ impl App {
         let store = Store::open(path, config.file.durability)?;
         let connection = store::open_writable(path, config.file.durability)?;
         let pool = Pool::new(accounts(&connection, &config)?);
-        let new_admin_key = ensure_admin_key(&connection)?;
-        let keys = keys(&connection, &config)?;
-        drop(connection);
+        let client_keys = keys(&connection, &config)?;
 
         let limits = &config.file.limits;
         let upstream = Upstream::new(limits.upstream_connect, limits.upstream_first_byte)
@@ -80,11 +78,16 @@ impl App {
                 address: config.listen.clone(),
                 source,
             })?;
+        // Last, because it is shown only once: what goes wrong from here on is no reason to end.
+        let new_admin_key = ensure_admin_key(&connection)?;
+        let keys = Keys::new(client_keys, client_keys::admin_digest(&connection)?);
+        drop(connection);
         let settings = Settings {
             lifetimes: config.lifetimes(),
             pin_wait: config.file.affinity.pin_wait,
             session_headers: config.file.affinity.session_headers.clone(),
             upstream_idle: limits.upstream_idle,
+            stream_comment: limits.stream_comment,
             refuse_without_store: config.file.on_store_failure == OnStoreFailure::Refuse,
         };
         let gateway = Gateway {
@@ -175,7 +178,8 @@ fn accounts(connection: &Connection, config: &Config) -> Result<Vec<Account>, St
     Ok(unlocked)
 }
 
-fn keys(connection: &Connection, config: &Config) -> Result<Keys, StartError> {
+/// The client keys of the file become those of the database; then all are listed.
+fn keys(connection: &Connection, config: &Config) -> Result<Vec<ClientKey>, StartError> {
     let settings = &config.file.client_key;
     let secrets: Vec<Secret> = settings
         .iter()
@@ -191,10 +195,7 @@ fn keys(connection: &Connection, config: &Config) -> Result<Keys, StartError> {
         })
         .collect();
     client_keys::reconcile(connection, &keys, now_ms())?;
-    Ok(Keys::new(
-        client_keys::list(connection)?,
-        client_keys::admin_digest(connection)?,
-    ))
+    Ok(client_keys::list(connection)?)
 }
 
 fn ensure_admin_key(connection: &Connection) -> Result<Option<String>, StartError> {

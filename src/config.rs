@@ -171,6 +171,9 @@ pub struct LimitSettings {
     /// Between two pieces of an answer.
     #[serde(deserialize_with = "duration")]
     pub upstream_idle: Duration,
+    /// The silence of an upstream after which a comment goes into an open stream.
+    #[serde(deserialize_with = "duration")]
+    pub stream_comment: Duration,
     /// For running exchanges after the signal to stop.
     #[serde(deserialize_with = "duration")]
     pub shutdown_grace: Duration,
@@ -185,6 +188,7 @@ impl Default for LimitSettings {
             upstream_connect: limits::UPSTREAM_CONNECT,
             upstream_first_byte: limits::UPSTREAM_FIRST_BYTE,
             upstream_idle: limits::UPSTREAM_IDLE,
+            stream_comment: limits::STREAM_COMMENT,
             shutdown_grace: limits::SHUTDOWN_GRACE,
             connections: limits::CONNECTIONS_MAX,
         }

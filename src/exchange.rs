@@ -22,6 +22,7 @@ use crate::clock::now_ms;
 use crate::error::Error;
 use crate::pool::{Lease, NoLease, Pool};
 use crate::request::{self, Envelope};
+use crate::response::refusal::LOST;
 use crate::retry::{self, Next};
 use crate::store::requests::{Affinity, Transport};
 use crate::store::{Lifetimes, Store, Work};
@@ -59,6 +60,8 @@ pub struct Settings {
     pub session_headers: Vec<HeaderName>,
     /// The time between two pieces of an answer.
     pub upstream_idle: Duration,
+    /// The silence of an upstream after which a comment goes into an open stream.
+    pub stream_comment: Duration,
     /// Whether a request is refused while the database cannot be written.
     pub refuse_without_store: bool,
 }
@@ -131,9 +134,12 @@ async fn converse(
     };
     let attempt = loop {
         let planned = turn.plan(record)?;
-        let lease = match turn.lease(&planned, record).await? {
-            Some(lease) => lease,
-            None => break turn.give_up(record)?,
+        let lease = match turn.lease(&planned, record).await {
+            Ok(Some(lease)) => lease,
+            Ok(None) => break turn.give_up(&planned, record)?,
+            // What an account answered says more than that no other can be asked.
+            Err(_) if turn.has_answer() => break turn.give_up(&planned, record)?,
+            Err(error) => return Err(error),
         };
         record.attempt(&lease, &planned);
         let outgoing = outgoing(&question, &envelope, lease.account().kind, conversation);
@@ -152,7 +158,7 @@ async fn converse(
             }
         }
     };
-    let account = attempt.lease.account().id;
+    let account = attempt.account.id;
     let remember = references::to_remember(gateway, &question, &found, account, conversation);
     Ok((attempt, remember))
 }
@@ -299,44 +305,42 @@ impl Turn<'_> {
         self.last = Some(failed);
         match next {
             Next::Again => Ok(None),
-            Next::GiveUp => self.give_up(record).map(Some),
+            Next::GiveUp => self.give_up(plan, record).map(Some),
         }
+    }
+
+    /// Whether the last failure is one that the client can be told as it is.
+    fn has_answer(&self) -> bool {
+        self.last.as_ref().is_some_and(|failed| failed.signal.is_none())
     }
 
     /// What the last failure tells the client: the upstream's own answer, unless that speaks of
     /// the account's credential or limits, which are not the client's.
-    fn give_up(&mut self, record: &mut Record) -> Result<Attempt, Error> {
+    fn give_up(&mut self, plan: &Plan, record: &mut Record) -> Result<Attempt, Error> {
         let Some(failed) = self.last.take() else {
             return Err(Error::NoAccounts);
         };
         record.row().error_code = failed.code;
-        if failed.signal.is_some() {
-            let now = now_ms();
-            let decision = Decision::Pinned(vec![failed.account.id]);
-            return Err(match self.gateway.pool.lease(&decision, &[], now) {
-                Err(none) => no_lease(none, now),
-                // It has come back in this moment.
-                Ok(_) => no_lease(
-                    NoLease::CoolingDown {
-                        account: None,
-                        until_ms: now + 1000,
-                    },
-                    now,
-                ),
-            });
+        if failed.signal.is_none() {
+            return failed.attempt.map_err(|error| *error);
         }
-        failed.attempt.map_err(|error| *error)
+        let now = now_ms();
+        let soon = NoLease::CoolingDown {
+            account: None,
+            until_ms: now + 1000,
+        };
+        Err(match self.gateway.pool.lease(&plan.decision, &self.tried, now) {
+            Err(none) => no_lease(none, now),
+            // One has come back in this moment, or there are more of them than attempts.
+            Ok(_) => no_lease(soon, now),
+        })
     }
 
     /// The owner itself says that it does not hold the response any more: so it is unknown.
     async fn forget_lost_response(&self, failed: &Failed) {
-        let hard = self
-            .found
-            .iter()
-            .find(|found| found.reference.kind.is_hard() && found.owner.is_some());
-        if let (Some(hard), Some("previous_response_not_found")) = (hard, failed.code.as_deref()) {
+        if let (Some(digest), Some(LOST)) = (references::followed(self.found), failed.code.as_deref()) {
             let work = Work {
-                forget: Some(hard.reference.digest),
+                forget: Some(digest),
                 ..Work::default()
             };
             self.gateway.store.write(work).await.ok();

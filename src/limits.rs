@@ -38,6 +38,10 @@ pub const ANSWER_VALUE_BYTES_MAX: usize = 16 * 1024;
 /// characters. Longer in a request: 400, `invalid_reference`; longer in an answer: not recorded.
 pub const REFERENCE_BYTES_MAX: usize = 2048;
 
+/// A name that is written into a row: a model, a service tier. Real ones have some dozen
+/// characters. Longer: passed on, and not recorded.
+pub const NAME_BYTES_MAX: usize = 256;
+
 /// Item ids that are recorded per response. An answer has a few; this bounds what a broken
 /// upstream can make us write. At it: further items are not recorded.
 pub const ITEMS_PER_RESPONSE_MAX: usize = 256;
@@ -62,8 +66,9 @@ pub const UPSTREAM_POOL_IDLE: Duration = Duration::from_secs(50);
 /// reverse proxies do not take it for dead. Their usual patience is 60 seconds or more.
 pub const STREAM_COMMENT: Duration = Duration::from_secs(15);
 
-/// How many attempts one exchange makes at most, whatever the pool holds.
-pub const ATTEMPTS_MAX: u32 = 3;
+/// How many attempts one exchange makes at most. More than one or two are made only while accounts
+/// turn out to be limited, which each of them says at once. At it: the client is told to come back.
+pub const ATTEMPTS_MAX: u32 = 8;
 
 /// How long a request waits for the cooldown of the account it is pinned to, or for a free place
 /// on a full one. SDKs give up at ten minutes, people much sooner. At it: 429 with `Retry-After`.

@@ -179,13 +179,17 @@ impl Members {
             let member = &self.list[*index];
             member.status.usability(now_ms) == Usability::Usable && member.has_room()
         };
+        let untried = |index: &usize| !tried.contains(&self.list[*index].account.id);
         let first = match decision {
             Decision::Preferred(id) => position(id).filter(|index| candidates.contains(index)),
             _ => candidates.first().copied().filter(|_| pinned),
         };
+        let all = || candidates.iter().copied();
         first
-            .filter(ready)
-            .or_else(|| self.least_loaded(candidates.iter().copied().filter(ready)))
+            .filter(|home| ready(home) && untried(home))
+            .or_else(|| self.least_loaded(all().filter(|index| ready(index) && untried(index))))
+            // A pinned request may ask again where it was refused: there is nowhere else.
+            .or_else(|| all().find(ready).filter(|_| pinned))
             .ok_or_else(|| self.why_none(&candidates, pinned, now_ms))
     }
 

@@ -13,6 +13,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
+use crate::limits;
+
 /// What routing knows of a request body.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Envelope {
@@ -188,12 +190,12 @@ impl<'a> Fields<'a> {
             digest.finalize().into()
         });
         Envelope {
-            model: text(self.model),
+            model: name(self.model),
             stream: truth(self.stream).unwrap_or(false),
             store: truth(self.store).unwrap_or(true),
             previous_response_id: text(self.previous_response_id),
             prompt_cache_key: text(self.prompt_cache_key),
-            service_tier: text(self.service_tier),
+            service_tier: name(self.service_tier),
             has_include: present(self.include),
             has_cache_key: present(self.prompt_cache_key),
             has_reasoning: present(self.reasoning),
@@ -210,6 +212,10 @@ impl<'a> Fields<'a> {
 
 fn text(value: Option<&RawValue>) -> Option<String> {
     serde_json::from_str(value?.get()).ok()
+}
+
+fn name(value: Option<&RawValue>) -> Option<String> {
+    text(value).filter(|name| name.len() <= limits::NAME_BYTES_MAX)
 }
 
 fn truth(value: Option<&RawValue>) -> Option<bool> {

@@ -80,6 +80,9 @@ pub(super) fn run(command: AccountCommand, config: &Config) -> anyhow::Result<()
             known(&name, accounts::enable(&open()?, &name, false)?, "disabled")
         }
         AccountCommand::Remove { name } => {
+            if is_in_file(&name, config) {
+                anyhow::bail!("the account '{name}' is in the configuration file; remove it there");
+            }
             known(&name, accounts::remove(&open()?, &name, now_ms())?, "removed")
         }
     }
@@ -87,12 +90,7 @@ pub(super) fn run(command: AccountCommand, config: &Config) -> anyhow::Result<()
 
 fn add(args: AddArgs, config: &Config) -> anyhow::Result<()> {
     check_name(&args.name).map_err(anyhow::Error::msg)?;
-    if config
-        .file
-        .account
-        .iter()
-        .any(|account| account.checked().is_ok_and(|account| account.name == args.name))
-    {
+    if is_in_file(&args.name, config) {
         anyhow::bail!(
             "the account '{}' is in the configuration file; change it there",
             args.name
@@ -116,6 +114,11 @@ fn add(args: AddArgs, config: &Config) -> anyhow::Result<()> {
     );
     println!("A gateway that runs takes it over at its next start.");
     Ok(())
+}
+
+fn is_in_file(name: &str, config: &Config) -> bool {
+    let mut accounts = config.file.account.iter();
+    accounts.any(|account| account.checked().is_ok_and(|account| account.name == name))
 }
 
 fn show(name: &str, config: &Config) -> anyhow::Result<()> {

@@ -78,6 +78,9 @@ pub(super) fn run(command: KeyCommand, config: &Config) -> anyhow::Result<()> {
             show_once(&name, &key);
         }
         KeyCommand::Revoke { name } => {
+            if config.file.client_key.iter().any(|key| key.name == name) {
+                anyhow::bail!("the client key '{name}' is in the configuration file; remove it there");
+            }
             if !client_keys::revoke(&connection, &name, now_ms())? {
                 return Err(unknown(&name));
             }

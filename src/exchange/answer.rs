@@ -11,12 +11,12 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::{HeaderMap, StatusCode};
 
-use crate::account::Signal;
+use crate::account::{AccountId, Signal, Status};
 use crate::clock::now_ms;
 use crate::error::Error;
-use crate::limits;
 use crate::pool::Lease;
 use crate::response::Outcome;
+use crate::response::refusal::{LOST, Refusal};
 use crate::store::{StoreError, Work};
 use crate::upstream::headers;
 
@@ -53,6 +53,7 @@ pub(super) async fn begin(
     remember: ToRemember,
 ) -> Result<Answer, (Error, Record)> {
     let Attempt {
+        account,
         lease,
         status,
         headers,
@@ -61,20 +62,11 @@ pub(super) async fn begin(
         ended,
     } = attempt;
     record.row().status = Some(status.as_u16());
-    if status.is_success()
-        && let Some(status) = gateway.pool.note(lease.account().id, &Signal::Worked, now_ms())
-    {
-        let status = Some((lease.account().id, status));
-        gateway.store.write_later(Work {
-            status,
-            ..Work::default()
-        });
-    }
     let held_bytes: u64 = held.iter().map(|piece| piece.len() as u64).sum();
     let length = reader
         .announced_bytes()
         .filter(|_| !reader.is_events())
-        .map(|left| left + held_bytes);
+        .map(|left| left + held_bytes + reader.withheld_bytes());
     let routing = record.routing();
     let is_events = reader.is_events();
     let mut body = AnswerBody {
@@ -87,6 +79,8 @@ pub(super) async fn begin(
         next: ended,
         response_bytes: 0,
         is_final: false,
+        account: account.id,
+        is_known_to_work: false,
         _lease: lease,
     };
     if !body.ready.is_empty() {
@@ -122,7 +116,10 @@ pub struct AnswerBody {
     response_bytes: u64,
     /// The row is final; what follows the terminal event just passes.
     is_final: bool,
-    _lease: Lease,
+    account: AccountId,
+    /// The pool has been told that the account works.
+    is_known_to_work: bool,
+    _lease: Option<Lease>,
 }
 
 /// The answer cannot go on, and the client must see that it is not whole.
@@ -174,7 +171,7 @@ impl AnswerBody {
         if !self.reader.is_events() {
             return Some(self.reader.step().await);
         }
-        tokio::time::timeout(limits::STREAM_COMMENT, self.reader.step())
+        tokio::time::timeout(self.gateway.settings.stream_comment, self.reader.step())
             .await
             .ok()
     }
@@ -188,9 +185,10 @@ impl AnswerBody {
     async fn write_down(&mut self) -> Result<(), StoreError> {
         let begin = Instant::now();
         self.note_times();
-        let remember = self.remember.take_new(&self.reader.facts);
         let outcome = self.reader.outcome().filter(|_| !self.is_final);
-        let work = match outcome {
+        let status = self.note_account(outcome);
+        let remember = self.remember.take_new(&self.reader.facts);
+        let mut work = match outcome {
             Some(outcome) => {
                 let pending: usize = self.ready.iter().map(Bytes::len).sum();
                 self.record.row().response_bytes = Some(self.response_bytes + pending as u64);
@@ -198,7 +196,7 @@ impl AnswerBody {
                 self.is_final = true;
                 self.record.finish(outcome, &self.reader.facts, remember)
             }
-            None if remember.is_empty() => return Ok(()),
+            None if remember.is_empty() && status.is_none() => return Ok(()),
             None if self.is_final => Work {
                 remember,
                 ..Work::default()
@@ -208,9 +206,35 @@ impl AnswerBody {
                 self.record.progress(remember)
             }
         };
+        work.status = status.map(|status| (self.account, status));
+        if outcome == Some(Outcome::Failed) && self.reader.facts.error_code.as_deref() == Some(LOST) {
+            work.forget = self.remember.follows;
+        }
+        let row = self.record.for_refusal(&work);
         let written = self.gateway.store.write(work).await;
+        if written.is_err() && !self.may_go_on() {
+            self.record.take_back(row);
+        }
         self.record.add_overhead(begin.elapsed(), !self.is_final);
         written
+    }
+
+    /// Tells the pool what the answer says about its account: that it works, once there is output,
+    /// or what made it fail. Gives the account's new status, if it changed.
+    fn note_account(&mut self, outcome: Option<Outcome>) -> Option<Status> {
+        let failure = (outcome == Some(Outcome::Failed))
+            .then(|| Refusal::of_event(&self.reader.facts).signal())
+            .flatten();
+        let works = outcome == Some(Outcome::Completed) || self.reader.output_began;
+        let signal = match failure {
+            Some(signal) => signal,
+            None if works && !self.is_known_to_work => {
+                self.is_known_to_work = true;
+                Signal::Worked
+            }
+            None => return None,
+        };
+        self.gateway.pool.note(self.account, &signal, now_ms())
     }
 
     fn note_times(&mut self) {

@@ -25,8 +25,11 @@ use super::Gateway;
 /// An attempt whose answer can be passed on.
 #[derive(Debug)]
 pub struct Attempt {
-    /// The account that answers; kept until the answer has ended.
-    pub lease: Lease,
+    /// The account that answers.
+    pub account: Arc<Account>,
+    /// Its lease, kept until the answer has ended. A refusal has given it back: whoever waits for
+    /// the account meanwhile, or asks another, must not be in its way.
+    pub lease: Option<Lease>,
     /// The upstream's status.
     pub status: StatusCode,
     /// The upstream's headers.
@@ -88,9 +91,11 @@ pub(super) async fn send(
         headers,
         body,
     } = incoming;
-    let reader = Reader::new(body, &headers, status, gateway.settings.upstream_idle);
+    let idle = gateway.settings.upstream_idle;
+    let reader = Reader::new(body, &headers, status, stream, idle);
     let attempt = Attempt {
-        lease,
+        account,
+        lease: Some(lease),
         status,
         headers,
         reader,
@@ -152,10 +157,11 @@ async fn refused(mut attempt: Attempt) -> Failed {
     failed(attempt, refusal)
 }
 
-fn failed(attempt: Attempt, refusal: Refusal) -> Failed {
+fn failed(mut attempt: Attempt, refusal: Refusal) -> Failed {
     let signal = refusal.signal();
+    attempt.lease = None;
     Failed {
-        account: attempt.lease.account().clone(),
+        account: attempt.account.clone(),
         failure: Failure::Refused {
             status: refusal.status,
             about_account: signal.is_some(),
@@ -201,8 +207,7 @@ async fn hold_back(mut attempt: Attempt, movable: bool) -> Result<Attempt, Faile
 }
 
 fn cut_before_anything(attempt: Attempt, reason: String) -> Failed {
-    let account = attempt.lease.account().clone();
-    not_answered(account, SendError::Unanswered(reason))
+    not_answered(attempt.account, SendError::Unanswered(reason))
 }
 
 /// What the next piece of an answer is.
@@ -226,6 +231,8 @@ pub struct Reader {
     /// The outcome of an answer that tells none itself.
     at_end: Outcome,
     idle: Duration,
+    /// When the upstream has been silent for too long.
+    deadline: Instant,
     /// What the answer has told so far.
     pub facts: Facts,
     /// Whether the first output has come.
@@ -243,19 +250,45 @@ enum Form {
     Document(Scanner),
     /// Something that is not read: it passes.
     Opaque,
+    /// Named as neither of them: its first byte decides.
+    Unnamed {
+        stream: bool,
+    },
+}
+
+impl Form {
+    fn of(media_type: &str, stream: bool) -> Form {
+        let media_type = media_type.split(';').next().unwrap_or("").trim();
+        match media_type.to_ascii_lowercase().as_str() {
+            "text/event-stream" => Form::Events(Splitter::default()),
+            "application/json" => Form::Document(Scanner::default()),
+            _ => Form::Unnamed { stream },
+        }
+    }
+
+    /// What the first byte that is no space says.
+    fn named(stream: bool, bytes: &[u8]) -> Option<Form> {
+        let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace())?;
+        Some(match first {
+            b'{' => Form::Document(Scanner::default()),
+            _ if stream => Form::Events(Splitter::default()),
+            _ => Form::Opaque,
+        })
+    }
 }
 
 impl Reader {
-    fn new(body: IncomingBody, headers: &HeaderMap, status: StatusCode, idle: Duration) -> Reader {
-        let media_type = headers
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or("");
-        let form = match media_type.split(';').next().unwrap_or("").trim() {
-            _ if !status.is_success() => Form::Opaque,
-            "text/event-stream" => Form::Events(Splitter::default()),
-            "application/json" => Form::Document(Scanner::default()),
-            _ => Form::Opaque,
+    fn new(
+        body: IncomingBody,
+        headers: &HeaderMap,
+        status: StatusCode,
+        stream: bool,
+        idle: Duration,
+    ) -> Reader {
+        let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let form = match status.is_success() {
+            true => Form::of(media_type.unwrap_or(""), stream),
+            false => Form::Opaque,
         };
         Reader {
             body,
@@ -265,6 +298,7 @@ impl Reader {
                 false => Outcome::Rejected,
             },
             idle,
+            deadline: Instant::now() + idle,
             facts: Facts::default(),
             output_began: false,
             complete: false,
@@ -289,7 +323,13 @@ impl Reader {
 
     /// Reads the next piece. Can be dropped while it waits, without loss.
     pub async fn step(&mut self) -> Step {
-        match tokio::time::timeout(self.idle, self.body.next()).await {
+        let next = tokio::time::timeout_at(self.deadline, self.body.next()).await;
+        self.deadline = match &next {
+            // Asked again, it is as silent as before: whoever waits in steps waits no longer for it.
+            Err(_) => self.deadline,
+            Ok(_) => Instant::now() + self.idle,
+        };
+        match next {
             Err(_) => Step::Idle,
             Ok(None) => Step::End,
             Ok(Some(Err(reason))) => Step::Cut(reason),
@@ -302,13 +342,26 @@ impl Reader {
         match &mut self.form {
             Form::Events(splitter) => splitter.rest(),
             Form::Document(scanner) => scanner.rest(),
-            Form::Opaque => Bytes::new(),
+            Form::Opaque | Form::Unnamed { .. } => Bytes::new(),
+        }
+    }
+
+    /// How many bytes have come and are kept here until more is known.
+    pub fn withheld_bytes(&self) -> u64 {
+        match &self.form {
+            Form::Document(scanner) => scanner.held_bytes() as u64,
+            _ => 0,
         }
     }
 
     fn read(&mut self, bytes: Bytes) -> Step {
+        if let Form::Unnamed { stream } = self.form
+            && let Some(form) = Form::named(stream, &bytes)
+        {
+            self.form = form;
+        }
         match &mut self.form {
-            Form::Opaque => Step::Bytes(bytes),
+            Form::Opaque | Form::Unnamed { .. } => Step::Bytes(bytes),
             Form::Document(scanner) => {
                 let passed = scanner.push(bytes, &mut self.facts);
                 self.output_began |= !passed.bytes.is_empty();
@@ -353,7 +406,7 @@ impl Reader {
             Form::Events(_) => self.facts.outcome,
             Form::Document(_) if self.complete => Some(self.facts.outcome.unwrap_or(Outcome::Completed)),
             Form::Document(_) => all_came.then_some(Outcome::UpstreamCut),
-            Form::Opaque => all_came.then_some(self.at_end),
+            Form::Opaque | Form::Unnamed { .. } => all_came.then_some(self.at_end),
         }
     }
 }

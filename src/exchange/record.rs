@@ -150,6 +150,18 @@ impl Record {
         }
     }
 
+    /// The row in this work, where it may have to be written differently: a client that is refused
+    /// because it could not be written has not got what the row says.
+    pub(super) fn for_refusal(&self, work: &Work) -> Option<Box<Row>> {
+        let may_be_refused = self.gateway.settings.refuse_without_store;
+        work.row.clone().filter(|_| may_be_refused)
+    }
+
+    /// Takes the row back that could not be written.
+    pub(super) fn take_back(&mut self, row: Option<Box<Row>>) {
+        self.row = row.or(self.row.take());
+    }
+
     fn complete(&self, row: &mut Row, outcome: Outcome) {
         row.outcome = outcome;
         row.ended_at_ms = Some(now_ms());

@@ -63,6 +63,8 @@ pub struct ToRemember {
     /// The soft references of the request, with their new owner. Written with the first id, so
     /// that an attempt that came to nothing leaves no trace.
     soft: Vec<Remember>,
+    /// The response that the request follows, if its owner is known.
+    pub follows: Option<[u8; 16]>,
     response_is_known: bool,
     items_known: usize,
 }
@@ -79,10 +81,12 @@ pub(super) fn to_remember(
     let now = now_ms();
     let lifetimes = &gateway.settings.lifetimes;
     let session_ms = millis(lifetimes.session);
-    let is_detour = matches!(
-        affinity::plan(found, &gateway.pool.view(now)).decision,
-        Decision::Preferred(preferred) if preferred != account
-    );
+    let is_detour = match affinity::plan(found, &gateway.pool.view(now)).decision {
+        Decision::Preferred(preferred) => preferred != account,
+        // One of the same state domain stood in.
+        Decision::Pinned(members) => members.first().is_some_and(|home| *home != account),
+        _ => false,
+    };
     let soft = found
         .iter()
         .filter(|found| !found.reference.kind.is_hard() && !is_detour);
@@ -111,9 +115,16 @@ pub(super) fn to_remember(
                 owner,
             })
             .collect(),
+        follows: followed(found),
         response_is_known: false,
         items_known: 0,
     }
+}
+
+/// The response that a request follows, as it is remembered.
+pub(super) fn followed(found: &[Found]) -> Option<[u8; 16]> {
+    let known = |found: &&Found| found.reference.kind.is_hard() && found.owner.is_some();
+    Some(found.iter().find(known)?.reference.digest)
 }
 
 fn millis(duration: std::time::Duration) -> i64 {

@@ -87,6 +87,11 @@ impl Scanner {
         }
     }
 
+    /// How many bytes of an unfinished id are kept here.
+    pub fn held_bytes(&self) -> usize {
+        self.held.len()
+    }
+
     /// What is held when the answer ends too early.
     pub fn rest(&mut self) -> Bytes {
         self.held.split().freeze()

@@ -8,6 +8,9 @@ use serde::Deserialize;
 use super::{ErrorObject, Facts, Word, lenient};
 use crate::account::Signal;
 
+/// The code by which an upstream says that it does not hold, or no longer holds, a response.
+pub const LOST: &str = "previous_response_not_found";
+
 /// An error as an upstream gave it, with a status or as an event inside a 200 stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {

@@ -34,13 +34,14 @@ impl Canned {
             let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
             streams.entry(deltas).or_insert_with(|| stream(deltas)).clone()
         };
-        (
-            true,
-            template
-                .iter()
-                .map(|step| at_pace(step, id, fault.delta_delay))
-                .collect(),
-        )
+        let mut steps: Vec<Step> = template
+            .iter()
+            .map(|step| at_pace(step, id, fault.delta_delay))
+            .collect();
+        if fault.stamped {
+            steps.iter_mut().for_each(stamp);
+        }
+        (true, steps)
     }
 }
 
@@ -63,6 +64,17 @@ fn at_pace(step: &Step, id: &str, delta_delay: Option<Duration>) -> Step {
         Step::Send(bytes) => Step::Send(filled(std::str::from_utf8(bytes).unwrap_or_default(), id)),
         Step::Wait(_) => Step::Wait(delta_delay.unwrap_or_default()),
         other => other.clone(),
+    }
+}
+
+/// A delta gets a place for the time, which is known when it is sent.
+fn stamp(step: &mut Step) {
+    const KIND: &str = "{\"type\":\"response.output_text.delta\",";
+    if let Step::Send(bytes) = step
+        && let Some(at) = memmem::find(bytes, KIND.as_bytes())
+    {
+        let (before, after) = bytes.split_at(at + KIND.len());
+        *step = Step::SendStamped(Bytes::copy_from_slice(before), Bytes::copy_from_slice(after));
     }
 }
 

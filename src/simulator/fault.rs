@@ -130,6 +130,8 @@ faults! {
     wrong_encoding: switch,
     /// Answers from a template, without reading the request: for benchmarks.
     canned: switch,
+    /// Together with `canned`: the deltas say when they were sent.
+    stamped: switch,
 }
 
 impl FromStr for Fault {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -16,6 +16,8 @@ use super::journal::Ending;
 pub(super) enum Step {
     /// Send these bytes.
     Send(Bytes),
+    /// Send these bytes, with the time in microseconds since 1970 UTC between them as a member.
+    SendStamped(Bytes, Bytes),
     /// Wait.
     Wait(Duration),
     /// Send nothing more, and keep the connection.
@@ -67,6 +69,12 @@ pub(super) fn play(steps: Vec<Step>, sending: Sending) -> Body {
                             sending.whole();
                         }
                         return Ok(Some((bytes, (steps, sending))));
+                    }
+                    Some(Step::SendStamped(before, after)) => {
+                        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                        let stamp = format!("\"sent_us\":{},", now.as_micros());
+                        let bytes = [&before[..], stamp.as_bytes(), &after[..]].concat();
+                        return Ok(Some((bytes.into(), (steps, sending))));
                     }
                     // A timer is not set for nothing: the pause is that between two writes.
                     Some(Step::Wait(Duration::ZERO)) => tokio::task::yield_now().await,

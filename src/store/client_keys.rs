@@ -112,13 +112,17 @@ pub fn add(
 /// # Errors
 /// If the database cannot be written.
 pub fn reconcile(connection: &Connection, keys: &[NewClientKey<'_>], now_ms: i64) -> Result<(), StoreError> {
-    for key in keys {
-        add(connection, key, Source::File, now_ms)?;
-    }
+    let transaction = connection.unchecked_transaction()?;
     let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
     let gone = include_str!("../../sql/queries/revoke_client_keys_gone_from_file.sql");
-    connection.execute(gone, params![now_ms, serde_json::json!(names).to_string()])?;
-    Ok(())
+    transaction.execute(gone, params![now_ms, serde_json::json!(names).to_string()])?;
+    // Names may have changed places: no key of the file stands in the way of another.
+    let clear = include_str!("../../sql/queries/clear_client_keys_of_file.sql");
+    transaction.execute(clear, [])?;
+    for key in keys {
+        add(&transaction, key, Source::File, now_ms)?;
+    }
+    Ok(transaction.commit()?)
 }
 
 /// Gives a key a new secret; its identity, and so its conversations, stay. Tells whether there is one.

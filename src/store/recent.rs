@@ -59,6 +59,16 @@ impl Recent {
         }
     }
 
+    /// What will never be written.
+    pub(super) fn lost<'a>(&self, remembered: impl Iterator<Item = (&'a Digest, &'a Owner)>) {
+        let mut maps = self.maps();
+        for (digest, owner) in remembered {
+            if maps.unwritten.get(digest) == Some(owner) {
+                maps.unwritten.remove(digest);
+            }
+        }
+    }
+
     pub(super) fn forget(&self, digest: &Digest) {
         let mut maps = self.maps();
         maps.younger.remove(digest);

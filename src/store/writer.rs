@@ -6,9 +6,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::StoreError;
 use super::recent::Recent;
@@ -91,6 +93,7 @@ enum Job {
 pub(super) struct Writer {
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     trouble: Arc<Mutex<Option<String>>>,
+    runtime: tokio::runtime::Handle,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -102,17 +105,20 @@ impl Writer {
     pub(super) fn start(connection: Connection, recent: Arc<Recent>) -> Writer {
         let (sender, jobs) = mpsc::channel(limits::WRITER_QUEUE_MAX);
         let trouble = Arc::new(Mutex::new(None));
+        let runtime = tokio::runtime::Handle::current();
         let thread = WriterThread {
             connection,
             jobs,
             recent,
             backlog: VecDeque::new(),
+            retry_at: Instant::now(),
             trouble: trouble.clone(),
-            runtime: tokio::runtime::Handle::current(),
+            runtime: runtime.clone(),
         };
         Writer {
             jobs: Mutex::new(Some(sender)),
             trouble,
+            runtime,
             thread: Mutex::new(Some(std::thread::spawn(move || thread.run()))),
         }
     }
@@ -123,30 +129,31 @@ impl Writer {
 
     pub(super) async fn write(&self, work: Work) -> Result<(), StoreError> {
         let (done, written) = oneshot::channel();
-        self.send(Job::Write(work, Some(done))).await?;
+        self.send(Job::Write(work, Some(done)))?;
         written.await.map_err(|_| StoreError::Closed)?
     }
 
     pub(super) async fn sweep(&self, lifetimes: Lifetimes, now_ms: i64) -> Result<bool, StoreError> {
         let (done, swept) = oneshot::channel();
-        self.send(Job::Sweep(lifetimes, now_ms, done)).await?;
+        self.send(Job::Sweep(lifetimes, now_ms, done))?;
         swept.await.map_err(|_| StoreError::Closed)?
     }
 
-    async fn send(&self, job: Job) -> Result<(), StoreError> {
+    /// Hands a job over. It is not lost if the caller goes away while the queue is full.
+    fn send(&self, job: Job) -> Result<(), StoreError> {
         let sender = self.sender().ok_or(StoreError::Closed)?;
-        sender.send(job).await.map_err(|_| StoreError::Closed)
+        match sender.try_send(job) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(StoreError::Closed),
+            Err(mpsc::error::TrySendError::Full(job)) => {
+                self.runtime.spawn(async move { sender.send(job).await.ok() });
+                Ok(())
+            }
+        }
     }
 
     pub(super) fn write_later(&self, work: Work) {
-        let Some(sender) = self.sender() else { return };
-        let Err(mpsc::error::TrySendError::Full(job)) = sender.try_send(Job::Write(work, None)) else {
-            return;
-        };
-        // The queue is full: wait for room beside the one who must not wait.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { sender.send(job).await.ok() });
-        }
+        self.send(Job::Write(work, None)).ok();
     }
 
     pub(super) fn trouble(&self) -> Option<String> {
@@ -167,6 +174,8 @@ struct WriterThread {
     recent: Arc<Recent>,
     /// What could not be written, oldest first.
     backlog: VecDeque<Work>,
+    /// When it is tried again.
+    retry_at: Instant,
     trouble: Arc<Mutex<Option<String>>>,
     runtime: tokio::runtime::Handle,
 }
@@ -183,7 +192,7 @@ impl WriterThread {
             }
             self.serve(group);
         }
-        self.write_backlog();
+        self.try_backlog();
         if !self.backlog.is_empty() {
             tracing::error!(
                 lost = self.backlog.len(),
@@ -195,19 +204,20 @@ impl WriterThread {
             .ok();
     }
 
-    /// Waits for work. `None` at the end; `Some(None)` when it is time to try the backlog again.
+    /// Waits for work. `None` at the end; `Some(None)` when it is time to try the backlog again,
+    /// which comes in its turn however much work comes.
     fn next(&mut self) -> Option<Option<Job>> {
         if self.backlog.is_empty() {
             return self.jobs.blocking_recv().map(Some);
         }
-        let wait = async { tokio::time::timeout(limits::UNWRITTEN_RETRY, self.jobs.recv()).await };
-        match self.runtime.block_on(wait) {
-            Ok(job) => job.map(Some),
-            Err(_) => {
-                self.write_backlog();
-                Some(None)
+        if Instant::now() < self.retry_at {
+            let wait = async { tokio::time::timeout_at(self.retry_at, self.jobs.recv()).await };
+            if let Ok(job) = self.runtime.block_on(wait) {
+                return job.map(Some);
             }
         }
+        self.write_backlog();
+        Some(None)
     }
 
     fn serve(&mut self, group: Vec<Job>) {
@@ -253,8 +263,10 @@ impl WriterThread {
     fn keep(&mut self, works: Vec<(Work, Option<Done<()>>)>) {
         for (work, done) in works {
             self.recent.unwritten(work.remembered());
-            if self.backlog.len() >= limits::UNWRITTEN_MAX {
-                self.backlog.pop_front();
+            if self.backlog.len() >= limits::UNWRITTEN_MAX
+                && let Some(dropped) = self.backlog.pop_front()
+            {
+                self.recent.lost(dropped.remembered());
                 tracing::error!(
                     "the database cannot be written, and memory for what is to be written is full: the oldest was dropped"
                 );
@@ -266,7 +278,14 @@ impl WriterThread {
         }
     }
 
+    /// Does not wait for a lock: requests would wait with it.
     fn write_backlog(&mut self) {
+        self.connection.busy_timeout(Duration::ZERO).ok();
+        self.try_backlog();
+        self.connection.busy_timeout(limits::BUSY_TIMEOUT).ok();
+    }
+
+    fn try_backlog(&mut self) {
         while !self.backlog.is_empty() {
             let count = self.backlog.len().min(limits::WRITER_GROUP_MAX);
             if let Err(error) = commit(&mut self.connection, self.backlog.range(..count)) {
@@ -281,7 +300,8 @@ impl WriterThread {
         }
     }
 
-    fn note_trouble(&self, error: &rusqlite::Error) {
+    fn note_trouble(&mut self, error: &rusqlite::Error) {
+        self.retry_at = Instant::now() + limits::UNWRITTEN_RETRY;
         let text = error.to_string();
         let before = locked(&self.trouble).replace(text.clone());
         if before.is_none() {

@@ -6,6 +6,7 @@
 
 mod process;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -84,7 +85,7 @@ fn main() {
 
 async fn measure(effort: Effort) {
     let pool = Pool::start();
-    let gateway = Process::gateway(&pool);
+    let gateway = Process::start(&pool, |program| Command::new(program));
     let direct = Target::new(&pool.base_url, &pool.key);
     let through = Target::new(&gateway.base_url, process::CLIENT_KEY);
     println!(
@@ -110,9 +111,9 @@ async fn measure(effort: Effort) {
         ("SSE, 8 deltas", true, "canned;deltas=8"),
     ] {
         let (alone, _) = load(&direct, effort.load_time, stream, simulate).await;
-        let cpu = gateway.cpu();
+        let cpu = gateway.process.cpu();
         let (rate, requests) = load(&through, effort.load_time, stream, simulate).await;
-        let cpu = (gateway.cpu() - cpu).as_secs_f64() * 1000.0 / requests as f64;
+        let cpu = (gateway.process.cpu() - cpu).as_secs_f64() * 1000.0 / requests as f64;
         println!(
             "{what:>14}: direct {alone:>6.0} requests/s, gateway {rate:>6.0} requests/s, {cpu:.3} CPU s per 1,000 requests"
         );
@@ -184,7 +185,7 @@ async fn load(target: &Target, time: Duration, stream: bool, simulate: &'static 
 
 /// What an open stream costs, in KiB of the gateway's resident memory.
 async fn open_streams(gateway: &Process, through: &Target, count: usize) -> f64 {
-    let before = gateway.resident_kib();
+    let before = gateway.process.resident_kib();
     let mut open = Vec::with_capacity(count);
     for number in 0..count {
         let request = through.request(number as u64, true, "canned;deltas=2;delta_delay=1h");
@@ -192,5 +193,5 @@ async fn open_streams(gateway: &Process, through: &Target, count: usize) -> f64 
         response.chunk().await.unwrap().unwrap();
         open.push(response);
     }
-    (gateway.resident_kib() - before) / count as f64
+    (gateway.process.resident_kib() - before) / count as f64
 }

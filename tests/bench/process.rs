@@ -10,95 +10,29 @@ use tempfile::TempDir;
 /// The key of the gateway's only client.
 pub const CLIENT_KEY: &str = "mk-bench";
 
-fn moorage() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_moorage"));
-    for name in ["CONFIG", "DATABASE", "LISTEN", "LOG", "LOG_FORMAT"] {
-        command.env_remove(format!("MOORAGE_{name}"));
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    command
-}
+const PROGRAM: &str = env!("CARGO_BIN_EXE_moorage");
 
-/// A simulated account in a process of its own.
-pub struct Pool {
+/// A process with its folder. It ends when it is dropped.
+pub struct Measured {
     process: Child,
-    pub base_url: String,
-    pub key: String,
-}
-
-impl Pool {
-    pub fn start() -> Pool {
-        let mut process = moorage()
-            .args(["simulate", "--accounts", "1", "--no-journal"])
-            .spawn()
-            .unwrap();
-        let out = BufReader::new(process.stdout.take().unwrap());
-        let line = out
-            .lines()
-            .map(Result::unwrap)
-            .find(|line| line.starts_with("simulated account"))
-            .unwrap();
-        let words: Vec<&str> = line.split_whitespace().collect();
-        Pool {
-            process,
-            base_url: words[5].to_owned(),
-            key: words[7].to_owned(),
-        }
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
-/// A gateway in front of the pool, with its bookkeeping as it comes.
-pub struct Process {
-    process: Child,
-    pub base_url: String,
     _folder: TempDir,
 }
 
-impl Process {
-    pub fn gateway(pool: &Pool) -> Process {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        write(&path("account.key"), &pool.key);
-        write(&path("client.key"), CLIENT_KEY);
-        let toml = format!(
-            "database = \"moorage.db\"\n[[account]]\nname = \"sim\"\nbase_url = {:?}\napi_key_file = {:?}\n[[client_key]]\nname = \"bench\"\nkey_file = {:?}\n",
-            pool.base_url,
-            path("account.key"),
-            path("client.key")
-        );
-        write(&path("moorage.toml"), &toml);
-        let mut command = moorage();
-        command
-            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
-            .arg(path("moorage.toml"));
-        command.stderr(std::fs::File::create(path("log")).unwrap());
-        let mut process = command.spawn().unwrap();
-        let out = BufReader::new(process.stdout.take().unwrap());
-        let base_url = out.lines().find_map(|line| {
-            let line = line.unwrap();
-            Some(format!("{}/v1", line.strip_prefix("moorage listening on ")?))
-        });
-        Process {
+impl Measured {
+    pub fn new(process: Child, folder: TempDir) -> Measured {
+        Measured {
             process,
-            base_url: base_url.unwrap(),
             _folder: folder,
         }
     }
 
-    fn status(&self, file: &str) -> String {
+    fn read(&self, file: &str) -> String {
         std::fs::read_to_string(format!("/proc/{}/{file}", self.process.id())).unwrap()
     }
 
     /// Processor time so far, of all its threads, in user and system.
     pub fn cpu(&self) -> Duration {
-        let stat = self.status("stat");
+        let stat = self.read("stat");
         let after_name = stat.rsplit_once(") ").unwrap().1;
         let fields: Vec<&str> = after_name.split(' ').collect();
         let ticks: u64 = fields[11..13]
@@ -110,7 +44,7 @@ impl Process {
     }
 
     pub fn resident_kib(&self) -> f64 {
-        let status = self.status("status");
+        let status = self.read("status");
         let line = status
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:"))
@@ -119,10 +53,85 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for Measured {
     fn drop(&mut self) {
         self.process.kill().ok();
         self.process.wait().ok();
+    }
+}
+
+fn without_environment(mut command: Command) -> Command {
+    for name in ["CONFIG", "DATABASE", "LISTEN", "LOG", "LOG_FORMAT"] {
+        command.env_remove(format!("MOORAGE_{name}"));
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+}
+
+/// A simulated account in a process of its own.
+pub struct Pool {
+    _process: Measured,
+    pub base_url: String,
+    pub key: String,
+}
+
+impl Pool {
+    pub fn start() -> Pool {
+        let mut command = without_environment(Command::new(PROGRAM));
+        let mut process = command
+            .args(["simulate", "--accounts", "1", "--no-journal"])
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(process.stdout.take().unwrap());
+        let line = out
+            .lines()
+            .map(Result::unwrap)
+            .find(|line| line.starts_with("simulated account"))
+            .unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        Pool {
+            _process: Measured::new(process, tempfile::tempdir().unwrap()),
+            base_url: words[5].to_owned(),
+            key: words[7].to_owned(),
+        }
+    }
+}
+
+/// A gateway in front of the pool, with its bookkeeping as it comes.
+pub struct Process {
+    pub process: Measured,
+    pub base_url: String,
+}
+
+impl Process {
+    /// `command` says how the program is started.
+    pub fn start(pool: &Pool, command: impl FnOnce(&Path) -> Command) -> Process {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        write(&path("account.key"), &pool.key);
+        write(&path("client.key"), CLIENT_KEY);
+        let toml = format!(
+            "database = \"moorage.db\"\n[[account]]\nname = \"sim\"\nbase_url = {:?}\napi_key_file = {:?}\n[[client_key]]\nname = \"bench\"\nkey_file = {:?}\n",
+            pool.base_url,
+            path("account.key"),
+            path("client.key")
+        );
+        write(&path("moorage.toml"), &toml);
+        let mut command = without_environment(command(Path::new(PROGRAM)));
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+            .arg(path("moorage.toml"));
+        command.stderr(std::fs::File::create(path("log")).unwrap());
+        let mut process = command.spawn().unwrap();
+        let out = BufReader::new(process.stdout.take().unwrap());
+        let base_url = out.lines().find_map(|line| {
+            let line = line.unwrap();
+            Some(format!("{}/v1", line.strip_prefix("moorage listening on ")?))
+        });
+        Process {
+            process: Measured::new(process, folder),
+            base_url: base_url.unwrap(),
+        }
     }
 }
 

@@ -151,3 +151,39 @@ async fn without_an_account_everything_is_refused_with_what_to_do() {
         .unwrap();
     assert_eq!(ready.status(), 503);
 }
+
+#[tokio::test]
+async fn a_limited_account_is_not_kept_busy_by_those_who_wait_for_it() {
+    let harness = Harness::build(1).account("max_concurrent = 1").start().await;
+    let first = harness.turn(None).await;
+    for previous in [Some(first.id()), None] {
+        harness
+            .account(0)
+            .script("status=429;retry_after=0.3".parse().unwrap());
+        let reply = harness.post(said("go on", previous.as_deref())).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert_eq!(harness.row(reply.request_id()).await["attempts"], 2);
+    }
+}
+
+#[tokio::test]
+async fn a_sibling_serves_where_the_home_cannot_be_reached() {
+    let shared = "state_domain = \"one project\"";
+    let mut harness = Harness::build(2).account(shared).account(shared).start().await;
+    let first = harness.turn(None).await;
+    let home = first.account().to_owned();
+    // The home's address changes to one where nobody is.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = format!("http://{}/v1", nobody.local_addr().unwrap());
+    drop(nobody);
+    let path = harness.folder().join("moorage.toml");
+    let toml = std::fs::read_to_string(&path)
+        .unwrap()
+        .replace(harness.named(&home).base_url(), &closed);
+    std::fs::write(&path, toml).unwrap();
+    harness.kill_and_restart();
+    let reply = harness.post(said("go on", Some(&first.id()))).await;
+    // The simulated accounts share nothing; it is enough that the other one was asked.
+    assert_eq!(reply.code(), "previous_response_not_found");
+    assert_ne!(reply.account(), home);
+}

@@ -342,3 +342,58 @@ async fn a_compressed_body_is_read_and_sent_on_plain() {
         assert_eq!(row["request_bytes"], body.len());
     }
 }
+
+#[tokio::test]
+async fn a_document_whose_first_piece_ends_inside_an_id_arrives_whole() {
+    let upstream = RawUpstream::start().await;
+    let harness = over_raw(&upstream).await;
+    let text = r#"{"id":"resp_abcdef","status":"completed","output":[]}"#;
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        text.len()
+    );
+    for cut in 1..20 {
+        let (first, rest) = text.as_bytes().split_at(cut);
+        upstream.say(vec![
+            [head.as_bytes(), first].concat(),
+            raw::PAUSE.to_vec(),
+            rest.to_vec(),
+        ]);
+        let reply = Reply::of(harness.request().body("{}")).await;
+        assert_eq!(String::from_utf8_lossy(&reply.body), text, "cut at {cut}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_read_whatever_its_content_type_is_called() {
+    let upstream = RawUpstream::start().await;
+    let harness = over_raw(&upstream).await;
+    for kind in [
+        "",
+        "content-type: text/plain\r\n",
+        "content-type: Text/Event-Stream\r\n",
+        "content-type: Application/JSON; charset=utf-8\r\n",
+    ] {
+        for stream in [true, false] {
+            if (stream && kind.contains("JSON")) || (!stream && kind.contains("Event")) {
+                continue;
+            }
+            let body = match stream {
+                true => COMPLETED.to_owned(),
+                false => r#"{"id":"resp_end","status":"completed","output":[]}"#.to_owned(),
+            };
+            upstream.say(vec![
+                format!("HTTP/1.1 200 OK\r\n{kind}connection: close\r\n\r\n{body}").into_bytes(),
+            ]);
+            let request = json!({ "stream": stream, "input": "hi" }).to_string();
+            let reply = Reply::of(harness.request().body(request)).await;
+            assert_eq!(String::from_utf8_lossy(&reply.body), body);
+            let row = harness.row(reply.request_id()).await;
+            assert_eq!(
+                (&row["response_id"], &row["outcome"]),
+                (&json!("resp_end"), &json!("completed")),
+                "{kind} {stream}"
+            );
+        }
+    }
+}

@@ -446,3 +446,63 @@ async fn logs_can_be_read_by_machines() {
         (&json!("refused"), &json!(401))
     );
 }
+
+#[tokio::test]
+async fn a_key_of_the_file_can_change_its_name_and_is_revoked_in_the_file() {
+    let mut harness = Harness::over(1).await;
+    let path = harness.folder().join("moorage.toml");
+    let revoke = moorage()
+        .args(["key", "revoke", "laptop", "--config"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(failed(revoke).contains("in the configuration file"));
+    let remove = moorage()
+        .args(["account", "remove", "sim-a", "--config"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(failed(remove).contains("in the configuration file"));
+    for (from, to) in [("laptop", "notebook"), ("notebook", "laptop")] {
+        let toml = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(
+            &path,
+            toml.replace(&format!("name = \"{from}\""), &format!("name = \"{to}\"")),
+        )
+        .unwrap();
+        harness.kill_and_restart();
+        let row = harness.row(harness.turn(None).await.request_id()).await;
+        assert_eq!(row["client_key"], to);
+    }
+}
+
+#[tokio::test]
+async fn an_account_that_was_disabled_while_it_was_used_stays_so() {
+    let mut harness = Harness::over(2).await;
+    let config = harness.folder().join("moorage.toml");
+    let disable = moorage()
+        .args(["account", "disable", "sim-a", "--config"])
+        .arg(config)
+        .output()
+        .unwrap();
+    succeeded(disable);
+    harness
+        .account(0)
+        .script("status=429;retry_after=0.1".parse().unwrap());
+    harness.post(said("hi", None)).await;
+    harness.turn(None).await;
+    harness.kill_and_restart();
+    assert_eq!(
+        harness.query("SELECT status FROM accounts_now WHERE account = 'sim-a'")[0]["status"],
+        "disabled"
+    );
+    for number in 0..3 {
+        assert_eq!(
+            harness
+                .post(said(&format!("matter {number}"), None))
+                .await
+                .account(),
+            "sim-b"
+        );
+    }
+}

@@ -227,3 +227,34 @@ async fn what_a_killed_gateway_left_open_is_lost_and_says_so() {
     let rows = harness.query("SELECT outcome, input_tokens FROM turns");
     assert_eq!(rows, [json!({ "outcome": "lost", "input_tokens": null })]);
 }
+
+#[tokio::test]
+async fn an_upstream_that_falls_silent_is_given_up_though_comments_keep_the_client_waiting() {
+    let settings = "[limits]\nupstream_idle = \"700ms\"\nstream_comment = \"100ms\"";
+    let harness = Harness::build(1).section(settings).start().await;
+    let reply = harness
+        .simulate("deltas=2;delta_delay=1h", streamed("hi", None))
+        .await;
+    let text = String::from_utf8(reply.body.clone()).unwrap();
+    assert!(text.matches(": keep-alive\n\n").count() >= 3, "{text}");
+    assert_eq!(reply.kinds().last().unwrap(), "response.failed");
+    assert_eq!(harness.row(reply.request_id()).await["outcome"], "timeout");
+}
+
+#[tokio::test]
+async fn a_name_longer_than_any_passes_and_is_not_written_down() {
+    let harness = Harness::over(1).await;
+    let model = "m".repeat(257);
+    let reply = harness
+        .simulate(
+            "status=400",
+            json!({ "input": "hi", "model": model, "service_tier": model }),
+        )
+        .await;
+    let row = harness.row(reply.request_id()).await;
+    assert_eq!(
+        (&row["model"], &row["service_tier"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!(harness.account(0).journal()[0].json()["model"], model);
+}

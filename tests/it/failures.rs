@@ -380,3 +380,47 @@ async fn an_answer_in_an_encoding_that_nobody_asked_for_is_refused() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_limit_that_is_told_inside_a_stream_counts_also_where_nothing_can_be_moved() {
+    let cases = [
+        ("fail_in_stream=rate_limit_exceeded", "cooling_down"),
+        ("fail_in_stream=rate_limit_exceeded;fail_after=2", "cooling_down"),
+        ("fail_in_stream=insufficient_quota", "exhausted"),
+    ];
+    for (failure, status) in cases {
+        let harness = Harness::over(2).await;
+        let first = harness.turn(None).await;
+        harness.named(first.account()).script(fault(failure));
+        let reply = harness.post(streamed("go on", Some(&first.id()))).await;
+        assert_eq!(
+            (reply.status, reply.account()),
+            (200, first.account()),
+            "{failure}"
+        );
+        let now = format!(
+            "SELECT status FROM accounts_now WHERE account = '{}'",
+            first.account()
+        );
+        assert_eq!(harness.query(&now)[0]["status"], status, "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_account_answered_is_told_though_the_others_cannot_be_asked() {
+    let mut harness = Harness::over(2).await;
+    let config = harness.folder().join("moorage.toml");
+    let disable = crate::harness::moorage()
+        .args(["account", "disable", "sim-b", "--config"])
+        .arg(config)
+        .output();
+    assert!(disable.unwrap().status.success());
+    harness.kill_and_restart();
+    harness.account(0).script(fault("status=503"));
+    let reply = harness.post(said("hi", None)).await;
+    assert_eq!(
+        (reply.status, reply.code().as_str(), reply.account()),
+        (503, "server_is_overloaded", "sim-a")
+    );
+    assert_eq!(harness.row(reply.request_id()).await["outcome"], "rejected");
+}

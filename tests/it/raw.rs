@@ -9,6 +9,9 @@ use tokio::task::JoinHandle;
 /// What an upstream writes: pieces, each in a write of its own; then it closes.
 pub type Script = Vec<Vec<u8>>;
 
+/// Stands for a pause between two pieces, in which the first one is read alone.
+pub const PAUSE: &[u8] = b"";
+
 /// An upstream that answers every request with the script that is set.
 pub struct RawUpstream {
     pub base_url: String,
@@ -60,6 +63,10 @@ async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>, requests: Arc<
     requests.lock().unwrap().push(request);
     let script = script.lock().unwrap().clone();
     for piece in script {
+        if piece == PAUSE {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            continue;
+        }
         if stream.write_all(&piece).await.is_err() {
             return;
         }

@@ -360,3 +360,20 @@ async fn the_service_tier_passes_and_is_written_down() {
         assert_eq!(harness.row(reply.request_id()).await["service_tier"], served);
     }
 }
+
+#[tokio::test]
+async fn a_home_that_does_not_come_back_by_itself_is_left_for_another() {
+    let harness = Harness::over(3).await;
+    let body = |text: &str| json!({ "input": text, "prompt_cache_key": "thread" });
+    let home = harness.post(body("one")).await.account().to_owned();
+    harness.named(&home).always(Some("status=401".parse().unwrap()));
+    let next = harness.post(body("two")).await.account().to_owned();
+    assert_ne!(next, home);
+    for text in ["three", "four", "five"] {
+        let reply = harness.post(body(text)).await;
+        assert_eq!(
+            (reply.account(), reply.affinity()),
+            (next.as_str(), "hit; by=prompt_cache_key")
+        );
+    }
+}

@@ -307,3 +307,38 @@ fn the_views_use_nothing_that_an_older_sqlite3_does_not_know() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_database_that_was_locked_is_written_again_also_while_requests_come() {
+    for mode in ["go-on", "refuse"] {
+        let setting = format!("on_store_failure = \"{mode}\"");
+        let harness = Harness::build(1).setting(&setting).start().await;
+        let locked = lock(&harness);
+        harness.post(said("hi", None)).await;
+        locked.execute_batch("ROLLBACK").unwrap();
+        let begin = std::time::Instant::now();
+        // Never a second without a request.
+        while readiness(&harness).await["status"] != "ready" {
+            harness.post(said("hi", None)).await;
+            assert!(begin.elapsed() < crate::harness::PATIENCE, "{mode}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_was_refused_for_want_of_a_commit_has_a_row_that_says_so() {
+    let harness = Harness::build(1)
+        .setting("on_store_failure = \"refuse\"")
+        .start()
+        .await;
+    let locked = lock(&harness);
+    let reply = harness.post(said("hi", None)).await;
+    assert_eq!(reply.code(), "store_unavailable");
+    locked.execute_batch("ROLLBACK").unwrap();
+    ready(&harness).await;
+    let row = harness.row(reply.request_id()).await;
+    assert_eq!(
+        (&row["outcome"], &row["status"], &row["error_code"]),
+        (&json!("refused"), &json!(503), &json!("store_unavailable"))
+    );
+}
