@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::load::Target;
 use super::process::{self, Measured, Pool};
@@ -91,7 +91,7 @@ pub fn haproxy(pool: &Pool) -> Option<Proxy> {
     let upstream = upstream(pool);
     let folder = tempfile::tempdir().unwrap();
     let config = format!(
-        "global\n  maxconn 20000\n  nbthread 1\ndefaults\n  mode http\n  option http-no-delay\n  timeout connect 10s\n  timeout client 2h\n  timeout server 2h\n\
+        "global\n  maxconn 9000\n  nbthread 1\ndefaults\n  mode http\n  option http-no-delay\n  timeout connect 10s\n  timeout client 2h\n  timeout server 2h\n\
          frontend f\n  bind 127.0.0.1:{port}\n  default_backend b\nbackend b\n  http-reuse always\n  server account {upstream}\n"
     );
     std::fs::write(folder.path().join("haproxy.cfg"), config).unwrap();
@@ -113,7 +113,9 @@ fn started(
         .spawn()
         .unwrap();
     let address = format!("127.0.0.1:{port}");
+    let begin = Instant::now();
     while std::net::TcpStream::connect(&address).is_err() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{name} did not start");
         std::thread::sleep(Duration::from_millis(5));
     }
     Proxy {
