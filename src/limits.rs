@@ -62,6 +62,10 @@ pub const UPSTREAM_IDLE: Duration = Duration::from_secs(5 * 60);
 /// theirs, so that we are seldom the one who writes into a closing socket.
 pub const UPSTREAM_POOL_IDLE: Duration = Duration::from_secs(50);
 
+/// Addresses of upstreams that are kept as they were read. An account has a few. At it: further
+/// ones are read anew each time.
+pub const UPSTREAM_URLS_MAX: usize = 1024;
+
 /// The silence after which a comment line goes into an open stream, so that home routers and
 /// reverse proxies do not take it for dead. Their usual patience is 60 seconds or more.
 pub const STREAM_COMMENT: Duration = Duration::from_secs(15);
@@ -120,6 +124,13 @@ pub const UNWRITTEN_MAX: usize = 100_000;
 
 /// How often the writer tries again while the database cannot be written.
 pub const UNWRITTEN_RETRY: Duration = Duration::from_secs(1);
+
+/// The size of the write-ahead log from which it is written back into the database: large enough
+/// that a page that changes often is written back once, small enough to be read through quickly.
+pub const WAL_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Commits between two looks at the size of the write-ahead log.
+pub const WAL_LOOK_COMMITS: u32 = 32;
 
 /// How long SQLite waits for another process that holds the write lock.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);

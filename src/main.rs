@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use moorage::cli::Arguments;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match Arguments::parse().run() {
         Ok(code) => code,

@@ -5,8 +5,10 @@
 //! small map of what was written last ([`recent`]) stands in front of the references.
 
 pub mod accounts;
+mod checkpoint;
 pub mod client_keys;
 pub mod history;
+mod lookups;
 mod recent;
 pub mod requests;
 mod schema;
@@ -20,13 +22,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use r2d2_sqlite::SqliteConnectionManager;
 pub use rusqlite::Connection;
-use rusqlite::{OpenFlags, OptionalExtension as _};
-use uuid::Uuid;
+use rusqlite::OpenFlags;
 
-use crate::account::AccountId;
-use crate::affinity::{ConversationId, Owner, Reference};
+use crate::affinity::{Owner, Reference};
 use crate::limits;
 
+use checkpoint::Checkpoints;
+use lookups::Lookups;
 use recent::Recent;
 pub use sweep::Lifetimes;
 pub use writer::{Remember, Work};
@@ -80,6 +82,7 @@ pub enum Durability {
 #[derive(Debug)]
 pub struct Store {
     readers: r2d2::Pool<SqliteConnectionManager>,
+    lookups: Lookups,
     writer: writer::Writer,
     recent: Arc<Recent>,
     next_request_id: AtomicI64,
@@ -109,9 +112,12 @@ impl Store {
             .min_idle(Some(1))
             .build(reader_manager(path))?;
         let recent = Arc::new(Recent::default());
+        let beside = open_writable(path, durability)?;
+        let checkpoints = Checkpoints::start(path, &connection, beside)?;
         Ok(Store {
+            lookups: Lookups::start(readers.clone()),
             readers,
-            writer: writer::Writer::start(connection, recent.clone()),
+            writer: writer::Writer::start(connection, checkpoints, recent.clone()),
             recent,
             next_request_id: AtomicI64::new(last_id + 1),
             path: path.to_owned(),
@@ -143,10 +149,7 @@ impl Store {
             .map(|reference| self.recent.get(&reference.digest))
             .collect();
         if owners.iter().any(Option::is_none) {
-            let missing = references.to_vec();
-            let found = self
-                .read(move |connection| find_owners(connection, &missing))
-                .await?;
+            let found = self.lookups.owners(references.to_vec()).await?;
             for (owner, found) in owners.iter_mut().zip(found) {
                 *owner = owner.or(found);
             }
@@ -254,21 +257,4 @@ fn reader_manager(path: &Path) -> SqliteConnectionManager {
             connection.set_prepared_statement_cache_capacity(32);
             Ok(())
         })
-}
-
-fn find_owners(connection: &Connection, references: &[Reference]) -> Result<Vec<Option<Owner>>, StoreError> {
-    let mut statement = connection.prepare_cached(include_str!("../sql/queries/find_owner.sql"))?;
-    let mut find = |reference: &Reference| {
-        statement
-            .query_row([&reference.digest[..]], |row| {
-                Ok(Owner {
-                    account: AccountId(row.get(0)?),
-                    conversation: ConversationId(Uuid::from_bytes(row.get(1)?)),
-                    expires_at_ms: row.get(2)?,
-                })
-            })
-            .optional()
-    };
-    let owners: Result<_, rusqlite::Error> = references.iter().map(&mut find).collect();
-    Ok(owners?)
 }

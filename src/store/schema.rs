@@ -66,7 +66,8 @@ pub(super) fn prepare(connection: &mut Connection, durability: Durability) -> Re
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
+    // The log is cut when it begins anew: its size says how much there is to write back.
+    connection.pragma_update(None, "journal_size_limit", 0)?;
     connection.set_prepared_statement_cache_capacity(64);
     MIGRATIONS.to_latest(connection)?;
     refresh_views(connection)

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::StoreError;
+use super::checkpoint::Checkpoints;
 use super::recent::Recent;
 use super::requests::Row;
 use super::sweep::{self, Lifetimes};
@@ -102,12 +103,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, recent: Arc<Recent>) -> Writer {
+    pub(super) fn start(connection: Connection, checkpoints: Checkpoints, recent: Arc<Recent>) -> Writer {
         let (sender, jobs) = mpsc::channel(limits::WRITER_QUEUE_MAX);
         let trouble = Arc::new(Mutex::new(None));
         let runtime = tokio::runtime::Handle::current();
         let thread = WriterThread {
             connection,
+            checkpoints,
             jobs,
             recent,
             backlog: VecDeque::new(),
@@ -170,6 +172,7 @@ impl Writer {
 
 struct WriterThread {
     connection: Connection,
+    checkpoints: Checkpoints,
     jobs: mpsc::Receiver<Job>,
     recent: Arc<Recent>,
     /// What could not be written, oldest first.
@@ -183,6 +186,9 @@ struct WriterThread {
 impl WriterThread {
     fn run(mut self) {
         while let Some(first) = self.next() {
+            // Where threads share a core, whoever was about to hand something over does so now: the
+            // group is larger, and each piece of work cheaper. Elsewhere this is nothing.
+            std::thread::yield_now();
             let mut group = Vec::new();
             let mut next = first;
             while let Some(job) = next {
@@ -199,6 +205,7 @@ impl WriterThread {
                 "ended while the database could not be written"
             );
         }
+        drop(self.checkpoints);
         self.connection
             .execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);")
             .ok();
@@ -244,13 +251,14 @@ impl WriterThread {
         self.keep(works);
     }
 
-    fn committed(&self, works: Vec<(Work, Option<Done<()>>)>) {
+    fn committed(&mut self, works: Vec<(Work, Option<Done<()>>)>) {
         for (work, done) in works {
             self.publish(&work);
             if let Some(done) = done {
                 done.send(Ok(())).ok();
             }
         }
+        self.checkpoints.committed(&self.connection);
     }
 
     fn publish(&self, work: &Work) {

@@ -1,8 +1,9 @@
 //! One attempt over HTTP: send, and get the head of the answer with its body still to come.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,7 +20,29 @@ use crate::limits;
 #[derive(Debug, Clone)]
 pub struct Upstream {
     client: reqwest::Client,
+    urls: Urls,
     first_byte: Duration,
+}
+
+/// Addresses that were read before: they are the same at every request, and reading one takes as
+/// long as reading a request.
+#[derive(Debug, Clone, Default)]
+struct Urls(Arc<Mutex<HashMap<String, reqwest::Url>>>);
+
+impl Urls {
+    fn get(&self, account: &Account, path_and_query: &str) -> Result<reqwest::Url, SendError> {
+        let text = format!("{}{path_and_query}", account.base_url);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(url) = known.get(&text) {
+            return Ok(url.clone());
+        }
+        let url = reqwest::Url::parse(&text).map_err(|error| SendError::NotSent(error.to_string()))?;
+        // Queries are the clients', and without end.
+        if known.len() < limits::UPSTREAM_URLS_MAX && !path_and_query.contains('?') {
+            known.insert(text, url.clone());
+        }
+        Ok(url)
+    }
 }
 
 /// A request as it goes out. It can be sent again: its pieces are shared, not copied.
@@ -104,7 +127,12 @@ impl Upstream {
             .referer(false)
             .retry(reqwest::retry::never())
             .build()?;
-        Ok(Upstream { client, first_byte })
+        let urls = Urls::default();
+        Ok(Upstream {
+            client,
+            urls,
+            first_byte,
+        })
     }
 
     /// Sends a request to an account with its credential.
@@ -112,15 +140,12 @@ impl Upstream {
     /// # Errors
     /// If no head of an answer came, and whether anything had been sent.
     pub async fn send(&self, account: &Account, outgoing: Outgoing) -> Result<Incoming, SendError> {
-        let url = format!("{}{}", account.base_url, outgoing.path_and_query);
-        let mut headers = outgoing.headers;
-        headers.insert(AUTHORIZATION, bearer(account)?);
-        let request = self
-            .client
-            .request(outgoing.method, url)
-            .headers(headers)
-            .body(reqwest::Body::wrap(Pieces::new(outgoing.body)));
-        match tokio::time::timeout(self.first_byte, request.send()).await {
+        let url = self.urls.get(account, &outgoing.path_and_query)?;
+        let mut request = reqwest::Request::new(outgoing.method, url);
+        *request.headers_mut() = outgoing.headers;
+        request.headers_mut().insert(AUTHORIZATION, bearer(account)?);
+        *request.body_mut() = Some(reqwest::Body::wrap(Pieces::new(outgoing.body)));
+        match tokio::time::timeout(self.first_byte, self.client.execute(request)).await {
             Err(_) => Err(SendError::Timeout),
             Ok(Err(error)) if error.is_connect() || error.is_builder() => {
                 Err(SendError::NotSent(root_cause(&error)))

@@ -85,7 +85,7 @@ fn main() {
 
 async fn measure(effort: Effort) {
     let pool = Pool::start();
-    let gateway = Process::start(&pool, |program| Command::new(program));
+    let gateway = Process::start(&pool, Command::new(process::PROGRAM));
     let direct = Target::new(&pool.base_url, &pool.key);
     let through = Target::new(&gateway.base_url, process::CLIENT_KEY);
     println!(

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 /// The key of the gateway's only client.
 pub const CLIENT_KEY: &str = "mk-bench";
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_moorage");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_moorage");
 
 /// A process with its folder. It ends when it is dropped.
 pub struct Measured {
@@ -104,8 +104,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// `command` says how the program is started.
-    pub fn start(pool: &Pool, command: impl FnOnce(&Path) -> Command) -> Process {
+    /// Starts the program that `command` names.
+    pub fn start(pool: &Pool, command: Command) -> Process {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         write(&path("account.key"), &pool.key);
@@ -117,7 +117,7 @@ impl Process {
             path("client.key")
         );
         write(&path("moorage.toml"), &toml);
-        let mut command = without_environment(command(Path::new(PROGRAM)));
+        let mut command = without_environment(command);
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--config"])
             .arg(path("moorage.toml"));

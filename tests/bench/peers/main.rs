@@ -5,7 +5,8 @@
 //! nginx. nginx and HAProxy take part where they are installed. Moorage runs as it comes: a commit
 //! before every id and every end, a row and a log line for every request.
 //!
-//! `-- --quick` does little of everything, to see that it works; `-- --only json` one part.
+//! `-- --quick` does little of everything, to see that it works; `-- --only json` one part; `-- --with
+//! PROGRAM` also measures another build of Moorage.
 
 mod load;
 #[path = "../process.rs"]
@@ -43,6 +44,9 @@ const QUICK: Effort = Effort {
     streams: [50, 100],
 };
 
+/// Starts a proxy in front of the pool, if it is installed.
+type Start<'a> = dyn Fn(&Pool) -> Option<Proxy> + 'a;
+
 /// Where the proxy under test runs, and everything else.
 const PROXY_CORE: &str = "0";
 const OTHER_CORE: &str = "1";
@@ -54,10 +58,12 @@ fn main() {
     } else {
         FULL
     };
-    let only = arguments
-        .iter()
-        .position(|word| word == "--only")
-        .map(|at| arguments[at + 1].clone());
+    let value = |name: &str| {
+        let at = arguments.iter().position(|word| word == name)?;
+        Some(arguments[at + 1].clone())
+    };
+    let only = value("--only");
+    let other_build = value("--with");
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
     // Threads that are started later inherit it.
     let pinned = Command::new("taskset")
@@ -83,7 +89,8 @@ fn main() {
             None,
             &mut table,
         ));
-        for start in [proxy::nginx, proxy::haproxy, proxy::moorage] {
+        let other = |pool: &Pool| Some(proxy::other_build(pool, other_build.as_deref()?));
+        for start in [&proxy::nginx, &proxy::haproxy, &proxy::moorage, &other] as [&Start; 4] {
             let Some(proxy) = start(&pool) else { continue };
             let load = Load::new(proxy.target.clone(), Some(&proxy));
             runtime.block_on(measure(&load, effort, only.as_deref(), Some(own), &mut table));

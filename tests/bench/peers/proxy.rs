@@ -1,6 +1,5 @@
 //! The proxies, each on the core for it.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -127,10 +126,19 @@ fn started(
 
 /// As it comes: durability `process`, usage rows, log lines at `info` into a file.
 pub fn moorage(pool: &Pool) -> Option<Proxy> {
-    let gateway = process::Process::start(pool, |program: &Path| pinned(program.to_str().unwrap()));
-    Some(Proxy {
-        name: "Moorage",
+    Some(build("Moorage", pool, process::PROGRAM))
+}
+
+/// Another build of it, to compare with.
+pub fn other_build(pool: &Pool, program: &str) -> Proxy {
+    build("other build", pool, program)
+}
+
+fn build(name: &'static str, pool: &Pool, program: &str) -> Proxy {
+    let gateway = process::Process::start(pool, pinned(program));
+    Proxy {
+        name,
         target: Target::new(&gateway.base_url, process::CLIENT_KEY),
         process: gateway.process,
-    })
+    }
 }

@@ -1,0 +1,90 @@
+//! Looks owners up: one thread takes all questions that wait and answers them together.
+//!
+//! Every request asks, and an answer takes microseconds: a thread for each would cost more than
+//! the answer. One wake serves all who have asked meanwhile.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+
+use r2d2::Pool;
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, OptionalExtension as _};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::StoreError;
+use crate::account::AccountId;
+use crate::affinity::{ConversationId, Owner, Reference};
+
+type Owners = Vec<Option<Owner>>;
+
+#[derive(Debug)]
+struct Question {
+    references: Vec<Reference>,
+    answer: oneshot::Sender<Result<Owners, StoreError>>,
+}
+
+/// The handle of the thread, which ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Lookups {
+    questions: Mutex<Sender<Question>>,
+}
+
+impl Lookups {
+    pub(super) fn start(readers: Pool<SqliteConnectionManager>) -> Lookups {
+        let (sender, questions) = channel();
+        std::thread::spawn(move || answer_all(&readers, &questions));
+        Lookups {
+            questions: Mutex::new(sender),
+        }
+    }
+
+    /// The owners in the database, in the order of the references.
+    pub(super) async fn owners(&self, references: Vec<Reference>) -> Result<Owners, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let question = Question { references, answer };
+        let sent = self
+            .questions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .send(question);
+        sent.map_err(|_| StoreError::Closed)?;
+        answered.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+fn answer_all(readers: &Pool<SqliteConnectionManager>, questions: &Receiver<Question>) {
+    while let Ok(first) = questions.recv() {
+        // Where threads share a core, whoever was about to ask does so now.
+        std::thread::yield_now();
+        let connection = readers.get();
+        for question in std::iter::once(first).chain(questions.try_iter()) {
+            let owners = match &connection {
+                Ok(connection) => find_owners(connection, &question.references),
+                // The pool's error belongs to one of them; the others ask again for their own.
+                Err(_) => readers
+                    .get()
+                    .map_err(StoreError::from)
+                    .and_then(|connection| find_owners(&connection, &question.references)),
+            };
+            question.answer.send(owners).ok();
+        }
+    }
+}
+
+fn find_owners(connection: &Connection, references: &[Reference]) -> Result<Owners, StoreError> {
+    let mut statement = connection.prepare_cached(include_str!("../../sql/queries/find_owner.sql"))?;
+    let mut find = |reference: &Reference| {
+        statement
+            .query_row([&reference.digest[..]], |row| {
+                Ok(Owner {
+                    account: AccountId(row.get(0)?),
+                    conversation: ConversationId(Uuid::from_bytes(row.get(1)?)),
+                    expires_at_ms: row.get(2)?,
+                })
+            })
+            .optional()
+    };
+    let owners: Result<_, rusqlite::Error> = references.iter().map(&mut find).collect();
+    Ok(owners?)
+}
