@@ -211,8 +211,8 @@ fn log(row: &Row, account: Option<&str>) {
         conversation = row
             .conversation
             .map(|conversation| tracing::field::display(conversation.0)),
-        affinity = row.affinity.as_str(),
-        by = row.affinity_by.map(|by| by.as_str()),
+        affinity = %row.affinity.as_str(),
+        by = row.affinity_by.map(|by| tracing::field::display(by.as_str())),
         attempts = row.attempts,
         model = row.model_served.as_deref().or(row.model_asked.as_deref()),
         payload,
@@ -221,7 +221,7 @@ fn log(row: &Row, account: Option<&str>) {
         cached = usage.cached,
         reasoning = usage.reasoning,
         status = row.status,
-        outcome = row.outcome.as_str(),
+        outcome = %row.outcome.as_str(),
         error = row.error_code,
         ms = row.duration_ms,
         overhead_us = row.overhead_us,

@@ -186,7 +186,8 @@ async fn the_log_says_the_same_in_one_line() {
     })
     .await;
     let expected = [
-        ("affinity=\"hit\"".to_owned()),
+        "affinity=hit by=previous_response_id".to_owned(),
+        "outcome=completed".to_owned(),
         format!("payload={}", row["request_bytes"]),
         format!("in={}", row["input_tokens"]),
         format!("out={}", row["output_tokens"]),

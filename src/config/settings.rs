@@ -1,0 +1,152 @@
+//! The settings of the file, with their defaults and the forms in which people write them.
+
+use std::time::Duration;
+
+use http::HeaderName;
+use jiff::{Span, SpanRelativeTo};
+use serde::{Deserialize, Deserializer};
+
+use crate::limits;
+
+/// How conversations are kept together.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AffinitySettings {
+    /// Lifetime of responses and other hard references.
+    #[serde(deserialize_with = "duration")]
+    pub response_ttl: Duration,
+    /// Lifetime of sessions, cache keys and prefixes after their last use.
+    #[serde(deserialize_with = "duration")]
+    pub session_ttl: Duration,
+    /// How often what has expired is looked for.
+    #[serde(deserialize_with = "duration")]
+    pub sweep_interval: Duration,
+    /// How long a request waits for the account it is pinned to.
+    #[serde(deserialize_with = "duration")]
+    pub pin_wait: Duration,
+    /// Headers that name a session, the first that is there counts.
+    #[serde(deserialize_with = "header_names")]
+    pub session_headers: Vec<HeaderName>,
+}
+
+impl Default for AffinitySettings {
+    fn default() -> Self {
+        AffinitySettings {
+            response_ttl: limits::RESPONSE_TTL,
+            session_ttl: limits::SESSION_TTL,
+            sweep_interval: limits::SWEEP_INTERVAL,
+            pin_wait: limits::PIN_WAIT,
+            session_headers: SESSION_HEADERS.map(HeaderName::from_static).to_vec(),
+        }
+    }
+}
+
+/// The headers by which the clients in the field name a session: Codex CLI, older and newer, and
+/// what other gateways have taught their users.
+const SESSION_HEADERS: [&str; 6] = [
+    "session-id",
+    "session_id",
+    "thread-id",
+    "conversation_id",
+    "x-session-id",
+    "x-session-affinity",
+];
+
+/// How long the history is kept.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UsageSettings {
+    /// Usage rows; after it they are folded into the hourly sums.
+    #[serde(deserialize_with = "duration")]
+    pub retention: Duration,
+}
+
+impl Default for UsageSettings {
+    fn default() -> Self {
+        UsageSettings {
+            retention: limits::USAGE_RETENTION,
+        }
+    }
+}
+
+/// Caps and timeouts that an operator may need to change.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSettings {
+    /// A request body, after decompression.
+    pub request_body_bytes: usize,
+    /// To connect to an upstream.
+    #[serde(deserialize_with = "duration")]
+    pub upstream_connect: Duration,
+    /// From a sent request to the head of its answer.
+    #[serde(deserialize_with = "duration")]
+    pub upstream_first_byte: Duration,
+    /// Between two pieces of an answer.
+    #[serde(deserialize_with = "duration")]
+    pub upstream_idle: Duration,
+    /// The silence of an upstream after which a comment goes into an open stream.
+    #[serde(deserialize_with = "duration")]
+    pub stream_comment: Duration,
+    /// For running exchanges after the signal to stop.
+    #[serde(deserialize_with = "duration")]
+    pub shutdown_grace: Duration,
+    /// Open client connections.
+    pub connections: usize,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        LimitSettings {
+            request_body_bytes: limits::REQUEST_BODY_BYTES_MAX,
+            upstream_connect: limits::UPSTREAM_CONNECT,
+            upstream_first_byte: limits::UPSTREAM_FIRST_BYTE,
+            upstream_idle: limits::UPSTREAM_IDLE,
+            stream_comment: limits::STREAM_COMMENT,
+            shutdown_grace: limits::SHUTDOWN_GRACE,
+            connections: limits::CONNECTIONS_MAX,
+        }
+    }
+}
+
+/// What clients are told.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AnswerSettings {
+    /// Whether answers carry `x-moorage-request-id`, `-account` and `-affinity`.
+    pub routing_headers: bool,
+}
+
+impl Default for AnswerSettings {
+    fn default() -> Self {
+        AnswerSettings {
+            routing_headers: true,
+        }
+    }
+}
+
+/// A duration as people write it: `30d`, `4h`, `10m`, `1h 30m`, `250ms`. Days have 24 hours.
+///
+/// # Errors
+/// If it is none, or negative.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let invalid = || format!("'{text}' is no duration; write for example 30d, 4h, 10m or 15s");
+    let span: Span = text.parse().map_err(|_| invalid())?;
+    let duration = span
+        .to_duration(SpanRelativeTo::days_are_24_hours())
+        .map_err(|_| invalid())?;
+    Duration::try_from(duration).map_err(|_| invalid())
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text).map_err(serde::de::Error::custom)
+}
+
+fn header_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HeaderName>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    let parse = |name: String| {
+        name.parse::<HeaderName>()
+            .map_err(|_| serde::de::Error::custom(format!("'{name}' is no header name")))
+    };
+    names.into_iter().map(parse).collect()
+}
