@@ -122,6 +122,10 @@ pub const WRITER_GROUP_MAX: usize = 512;
 /// At it: the oldest is dropped, and the log says so.
 pub const UNWRITTEN_MAX: usize = 100_000;
 
+/// Pages that the writer keeps in memory. What it writes next is mostly where it wrote last; SQLite's
+/// own 2 MiB are full after some hours. At it: pages are read again.
+pub const WRITER_CACHE_KIB: i64 = 8 * 1024;
+
 /// How often the writer tries again while the database cannot be written.
 pub const UNWRITTEN_RETRY: Duration = Duration::from_secs(1);
 

@@ -111,6 +111,7 @@ impl Store {
             .max_size(limits::READERS)
             .min_idle(Some(1))
             .build(reader_manager(path))?;
+        connection.pragma_update(None, "cache_size", -limits::WRITER_CACHE_KIB)?;
         let recent = Arc::new(Recent::default());
         let beside = open_writable(path, durability)?;
         let checkpoints = Checkpoints::start(path, &connection, beside)?;

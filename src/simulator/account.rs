@@ -15,6 +15,7 @@ use super::canned::Canned;
 use super::fault::Fault;
 use super::journal::Journal;
 use super::{AccountConfig, SimulatorConfig};
+use crate::clock::now_ms;
 
 /// Responses that are kept; the oldest are forgotten.
 const RESPONSES_MAX: usize = 20_000;
@@ -114,10 +115,15 @@ impl State {
         locked(&self.journal)
     }
 
-    /// A new id with this prefix. Those of two accounts, and of two runs, are never the same.
+    /// A new id with this prefix. Those of two accounts, and of two runs, are never the same. Like
+    /// the real ones they begin with the second in which they were made.
     pub(super) fn id(&self, prefix: &str) -> String {
         let number = self.next_id.fetch_add(1, Ordering::Relaxed);
-        format!("{prefix}_{}{number:06x}", uuid::Uuid::new_v4().simple())
+        let seconds = now_ms() / 1000;
+        format!(
+            "{prefix}_{seconds:08x}{}{number:06x}",
+            uuid::Uuid::new_v4().simple()
+        )
     }
 
     pub(super) fn script(&self, fault: Fault) {

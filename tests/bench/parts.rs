@@ -88,12 +88,16 @@ fn work(store: &Store) -> Work {
     let mut row = Row::new(id, id, "/responses");
     row.conversation = Some(ConversationId(Uuid::now_v7()));
     row.response_id = Some(format!("resp_{id:032x}"));
-    let remember = || Remember {
-        digest: *Uuid::new_v4().as_bytes(),
-        owner: owner(),
+    let seconds = 1_795_000_000 + id / 5_000;
+    let remember = |kind| {
+        let id = format!("resp_{seconds:08x}{}", Uuid::new_v4().simple());
+        Remember {
+            digest: Reference::new("scope", kind, id.as_bytes()).digest,
+            owner: owner(),
+        }
     };
     Work {
-        remember: vec![remember(), remember()],
+        remember: vec![remember(ReferenceKind::Response), remember(ReferenceKind::Item)],
         row: Some(Box::new(row)),
         ..Work::default()
     }
