@@ -11,6 +11,7 @@ use crate::account::{Account, Secret};
 use crate::clock::now_ms;
 use crate::config::{Config, ConfigError, OnStoreFailure};
 use crate::exchange::{Gateway, Settings};
+use crate::limits;
 use crate::pool::Pool;
 use crate::server::keys::Keys;
 use crate::server::{self, Bounds, Front, Server};
@@ -59,6 +60,7 @@ impl App {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(config: Config) -> Result<App, StartError> {
+        check_secrets(&config)?;
         let path = &config.database;
         let store = Store::open(path, config.file.durability)?;
         let connection = store::open_writable(path, config.file.durability)?;
@@ -150,6 +152,17 @@ impl App {
     }
 }
 
+/// What is missing is told before anything is changed.
+fn check_secrets(config: &Config) -> Result<(), StartError> {
+    for account in &config.file.account {
+        account.secret()?;
+    }
+    for key in &config.file.client_key {
+        key.secret()?;
+    }
+    Ok(())
+}
+
 /// The accounts of the file become those of the database; then all are unlocked.
 fn accounts(connection: &Connection, config: &Config) -> Result<Vec<Account>, StartError> {
     let invalid = |message| ConfigError::Invalid {
@@ -214,7 +227,8 @@ async fn sweep(gateway: Arc<Gateway>, interval: Duration) {
         ticks.tick().await;
         loop {
             match gateway.store.sweep(gateway.settings.lifetimes, now_ms()).await {
-                Ok(true) => tokio::task::yield_now().await,
+                // What was removed is written back meanwhile.
+                Ok(true) => tokio::time::sleep(limits::SWEEP_PAUSE).await,
                 Ok(false) => break,
                 Err(error) => {
                     tracing::warn!(%error, "the sweep has to wait");

@@ -108,6 +108,9 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// Rows that one batch of the sweep removes: some milliseconds of the writer's time.
 pub const SWEEP_BATCH_ROWS: u32 = 500;
 
+/// The pause between two batches of the sweep, in which the disk keeps up with them.
+pub const SWEEP_PAUSE: Duration = Duration::from_millis(25);
+
 /// Pages that one batch of the sweep gives back to the file system.
 pub const SWEEP_BATCH_PAGES: usize = 256;
 

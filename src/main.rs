@@ -12,8 +12,19 @@ fn main() -> ExitCode {
     match Arguments::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("moorage: {error:#}");
+            eprintln!("moorage: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error with its causes, without those that it has told itself.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }

@@ -25,6 +25,7 @@ pub use rusqlite::Connection;
 use rusqlite::OpenFlags;
 
 use crate::affinity::{Owner, Reference};
+use crate::clock::now_ms;
 use crate::limits;
 
 use checkpoint::Checkpoints;
@@ -116,11 +117,12 @@ impl Store {
         let beside = open_writable(path, durability)?;
         let checkpoints = Checkpoints::start(path, &connection, beside)?;
         Ok(Store {
-            lookups: Lookups::start(readers.clone()),
+            lookups: Lookups::start(open_readable(path)?),
             readers,
             writer: writer::Writer::start(connection, checkpoints, recent.clone()),
             recent,
-            next_request_id: AtomicI64::new(last_id + 1),
+            // Behind all that ever were, also those that are swept or were never written.
+            next_request_id: AtomicI64::new((last_id + 1).max(now_ms() * REQUESTS_PER_MS)),
             path: path.to_owned(),
             _lock: lock,
         })
@@ -247,6 +249,10 @@ pub fn open_readable(path: &Path) -> Result<Connection, StoreError> {
     connection.busy_timeout(limits::BUSY_TIMEOUT)?;
     Ok(connection)
 }
+
+/// Ids of requests begin at the time of the start: so many in each of its milliseconds. They stay
+/// below 2^53, where JavaScript still counts by one.
+const REQUESTS_PER_MS: i64 = 1024;
 
 const READ_ONLY: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 

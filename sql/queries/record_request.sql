@@ -32,3 +32,5 @@ ON CONFLICT (id) DO UPDATE SET
   first_output_ms = excluded.first_output_ms,
   duration_ms = excluded.duration_ms,
   overhead_us = excluded.overhead_us
+-- A row that is final is not opened again by an older one that comes late.
+WHERE excluded.ended_at_ms IS NOT NULL OR requests.ended_at_ms IS NULL

@@ -8,8 +8,13 @@ SELECT
     WHEN a.status IN ('cooling_down', 'exhausted') AND a.status_until_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) THEN 'active'
     ELSE a.status
   END AS status,
-  strftime('%Y-%m-%dT%H:%M:%fZ', a.status_until_ms / 1000.0, 'unixepoch') AS until,
-  a.status_reason AS reason,
+  -- A limit that is over is told no more.
+  CASE
+    WHEN a.status_until_ms > CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) THEN strftime('%Y-%m-%dT%H:%M:%fZ', a.status_until_ms / 1000.0, 'unixepoch')
+  END AS until,
+  CASE
+    WHEN a.status_until_ms IS NULL OR a.status_until_ms > CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) THEN a.status_reason
+  END AS reason,
   (SELECT count(DISTINCT r.conversation_id) FROM requests AS r
     WHERE r.account_id = a.id AND r.started_at_ms >= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - 4 * 3600 * 1000) AS live_conversations,
   (SELECT count(*) FROM requests AS r

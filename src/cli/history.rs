@@ -73,7 +73,12 @@ pub(super) fn usage(args: &UsageArgs, config: &Config) -> anyhow::Result<()> {
 }
 
 pub(super) fn conversation(args: &ConversationArgs, config: &Config) -> anyhow::Result<()> {
-    let rows = history::conversation(&open(config)?, &args.id)?;
+    // A UUID may come in capitals, from wherever it was copied.
+    let id = match uuid::Uuid::parse_str(&args.id) {
+        Ok(uuid) => uuid.hyphenated().to_string(),
+        Err(_) => args.id.clone(),
+    };
+    let rows = history::conversation(&open(config)?, &id)?;
     anyhow::ensure!(
         !rows.rows.is_empty(),
         "no conversation '{}' is known, and no response of that id",

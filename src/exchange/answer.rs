@@ -154,7 +154,10 @@ impl AnswerBody {
                     match self.write_down().await {
                         Ok(()) => {}
                         Err(StoreError::Unwritten) if self.may_go_on() => {}
-                        Err(_) => return Err(Broken),
+                        Err(_) => {
+                            self.record.cut_unwritten();
+                            return Err(Broken);
+                        }
                     }
                 }
                 Some(end) => return self.end(end).await,

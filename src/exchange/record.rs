@@ -162,6 +162,17 @@ impl Record {
         self.row = row.or(self.row.take());
     }
 
+    /// The row of an answer that Moorage has cut, because it could not be written down.
+    pub(super) fn cut_unwritten(&mut self) {
+        let Some(mut row) = self.row.take() else { return };
+        row.error_code = Some("store_unavailable".to_owned());
+        self.complete(&mut row, Outcome::Refused);
+        self.gateway.store.write_later(Work {
+            row: Some(row),
+            ..Work::default()
+        });
+    }
+
     fn complete(&self, row: &mut Row, outcome: Outcome) {
         row.outcome = outcome;
         row.ended_at_ms = Some(now_ms());

@@ -56,6 +56,12 @@ impl Checkpoints {
         })
     }
 
+    /// After a commit of much: the log may have grown by a large part of its size.
+    pub(super) fn committed_much(&mut self, writer: &Connection) {
+        self.commits = limits::WAL_LOOK_COMMITS;
+        self.committed(writer);
+    }
+
     /// After a commit of the writer.
     pub(super) fn committed(&mut self, writer: &Connection) {
         self.commits += 1;

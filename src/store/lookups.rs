@@ -6,8 +6,6 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
-use r2d2::Pool;
-use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, OptionalExtension as _};
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -31,9 +29,10 @@ pub(super) struct Lookups {
 }
 
 impl Lookups {
-    pub(super) fn start(readers: Pool<SqliteConnectionManager>) -> Lookups {
+    /// The connection is for lookups alone: they wait for nobody who reads the history.
+    pub(super) fn start(connection: Connection) -> Lookups {
         let (sender, questions) = channel();
-        std::thread::spawn(move || answer_all(&readers, &questions));
+        std::thread::spawn(move || answer_all(&connection, &questions));
         Lookups {
             questions: Mutex::new(sender),
         }
@@ -53,20 +52,12 @@ impl Lookups {
     }
 }
 
-fn answer_all(readers: &Pool<SqliteConnectionManager>, questions: &Receiver<Question>) {
+fn answer_all(connection: &Connection, questions: &Receiver<Question>) {
     while let Ok(first) = questions.recv() {
         // Where threads share a core, whoever was about to ask does so now.
         std::thread::yield_now();
-        let connection = readers.get();
         for question in std::iter::once(first).chain(questions.try_iter()) {
-            let owners = match &connection {
-                Ok(connection) => find_owners(connection, &question.references),
-                // The pool's error belongs to one of them; the others ask again for their own.
-                Err(_) => readers
-                    .get()
-                    .map_err(StoreError::from)
-                    .and_then(|connection| find_owners(&connection, &question.references)),
-            };
+            let owners = find_owners(connection, &question.references);
             question.answer.send(owners).ok();
         }
     }

@@ -198,7 +198,7 @@ impl WriterThread {
             }
             self.serve(group);
         }
-        self.try_backlog();
+        self.write_the_last();
         if !self.backlog.is_empty() {
             tracing::error!(
                 lost = self.backlog.len(),
@@ -209,6 +209,16 @@ impl WriterThread {
         self.connection
             .execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);")
             .ok();
+    }
+
+    /// Clients have seen what is in the backlog: it is worth some patience.
+    fn write_the_last(&mut self) {
+        let begin = Instant::now();
+        self.try_backlog();
+        while !self.backlog.is_empty() && begin.elapsed() < limits::SHUTDOWN_GRACE {
+            std::thread::sleep(limits::UNWRITTEN_RETRY);
+            self.try_backlog();
+        }
     }
 
     /// Waits for work. `None` at the end; `Some(None)` when it is time to try the backlog again,
@@ -234,6 +244,7 @@ impl WriterThread {
                 Job::Write(work, done) => works.push((work, done)),
                 Job::Sweep(lifetimes, now_ms, done) => {
                     let swept = sweep::batch(&mut self.connection, lifetimes, now_ms);
+                    self.checkpoints.committed_much(&self.connection);
                     done.send(swept.map_err(StoreError::from)).ok();
                 }
             }
@@ -302,6 +313,7 @@ impl WriterThread {
             for work in self.backlog.drain(..count).collect::<Vec<_>>() {
                 self.publish(&work);
             }
+            self.checkpoints.committed_much(&self.connection);
         }
         if locked(&self.trouble).take().is_some() {
             tracing::info!("the database can be written again, and what had waited is written");

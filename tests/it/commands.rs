@@ -506,3 +506,24 @@ async fn an_account_that_was_disabled_while_it_was_used_stays_so() {
         );
     }
 }
+
+#[tokio::test]
+async fn an_error_is_told_once() {
+    let harness = Harness::over(1).await;
+    let config = harness.folder().join("moorage.toml");
+    let second = failed(
+        moorage()
+            .args(["serve", "--config"])
+            .arg(&config)
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(second.matches("another moorage serves").count(), 1, "{second}");
+    let nowhere = failed(
+        moorage()
+            .args(["serve", "--config", "/nowhere/moorage.toml"])
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(nowhere.matches("No such file").count(), 1, "{nowhere}");
+}

@@ -424,3 +424,18 @@ async fn what_an_account_answered_is_told_though_the_others_cannot_be_asked() {
     );
     assert_eq!(harness.row(reply.request_id()).await["outcome"], "rejected");
 }
+
+#[tokio::test]
+async fn a_limit_that_is_over_is_told_no_more() {
+    let harness = Harness::over(1).await;
+    harness.account(0).script(fault("status=429;retry_after=0.1"));
+    assert_eq!(harness.post(said("hi", None)).await.status, 200);
+    let now = eventually("the end of the limit", || {
+        let now = harness
+            .query("SELECT status, until, reason FROM accounts_now")
+            .pop()?;
+        now["until"].is_null().then_some(now)
+    })
+    .await;
+    assert_eq!(now, json!({ "status": "active", "until": null, "reason": null }));
+}

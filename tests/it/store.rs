@@ -342,3 +342,59 @@ async fn a_client_that_was_refused_for_want_of_a_commit_has_a_row_that_says_so()
         (&json!("refused"), &json!(503), &json!("store_unavailable"))
     );
 }
+
+#[tokio::test]
+async fn a_stop_waits_for_a_locked_database_to_write_what_clients_have_seen() {
+    let mut harness = Harness::over(2).await;
+    let locked = lock(&harness);
+    let reply = harness.turn(None).await;
+    harness.gateway.signal("TERM");
+    // The end has begun, and finds the database locked.
+    eventually("a closed door", || {
+        std::net::TcpStream::connect(&harness.gateway.address)
+            .is_err()
+            .then_some(())
+    })
+    .await;
+    locked.execute_batch("ROLLBACK").unwrap();
+    assert!(harness.gateway.ended().await.success());
+    harness.restart();
+    assert_eq!(
+        harness.turn(Some(&reply.id())).await.affinity(),
+        "hit; by=previous_response_id"
+    );
+}
+
+#[tokio::test]
+async fn ids_of_requests_never_come_again() {
+    let mut harness = Harness::over(1).await;
+    let before = harness.turn(None).await.request_id();
+    harness.query("DELETE FROM requests");
+    harness.kill_and_restart();
+    assert!(harness.turn(None).await.request_id() > before);
+}
+
+#[tokio::test]
+async fn a_sweep_of_much_does_not_fill_the_disk_with_its_log() {
+    let mut harness = Harness::over(1).await;
+    harness.gateway.signal("TERM");
+    harness.gateway.ended().await;
+    let connection = rusqlite::Connection::open(harness.database()).unwrap();
+    connection
+        .execute_batch(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60000)
+             INSERT INTO known_references SELECT randomblob(16), 1, randomblob(16), 1 FROM n;
+             PRAGMA wal_checkpoint(TRUNCATE);",
+        )
+        .unwrap();
+    drop(connection);
+    harness.restart();
+    let log = harness.folder().join("moorage.db-wal");
+    let mut largest = 0;
+    eventually("the end of the sweep", || {
+        largest = largest.max(std::fs::metadata(&log).map_or(0, |log| log.len()));
+        (harness.query("SELECT count(*) AS n FROM known_references")[0]["n"] == 0).then_some(())
+    })
+    .await;
+    assert!(largest < 96 * 1024 * 1024, "the log grew to {largest} bytes");
+}
