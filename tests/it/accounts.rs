@@ -34,18 +34,8 @@ async fn an_account_of_more_weight_takes_more() {
     assert_eq!((counts["sim-a"], counts["sim-b"]), (9, 3));
 }
 
-/// Begins a stream that does not end by itself, and waits for its first byte.
-async fn open_stream(harness: &Harness, text: &str) -> reqwest::Response {
-    let request = harness.request().header("x-simulate", "deltas=2;delta_delay=1h");
-    let mut response = request
-        .body(streamed(text, None).to_string())
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(response.status(), 200);
-    response.chunk().await.unwrap().unwrap();
-    response
-}
+/// A stream that does not end by itself.
+const ENDLESS: &str = "deltas=2;delta_delay=1h";
 
 fn account_of(response: &reqwest::Response) -> &str {
     response.headers()["x-moorage-account"].to_str().unwrap()
@@ -54,7 +44,7 @@ fn account_of(response: &reqwest::Response) -> &str {
 #[tokio::test]
 async fn the_least_loaded_account_is_next() {
     let harness = Harness::over(2).await;
-    let open = open_stream(&harness, "one").await;
+    let open = harness.open_stream(ENDLESS, "one").await;
     let other = if account_of(&open) == "sim-a" {
         "sim-b"
     } else {
@@ -73,7 +63,7 @@ async fn a_full_account_gets_nothing_until_a_place_is_free() {
         .section("[affinity]\npin_wait = \"0s\"")
         .start()
         .await;
-    let open = open_stream(&harness, "one").await;
+    let open = harness.open_stream(ENDLESS, "one").await;
     let busy = harness.post(said("two", None)).await;
     assert_eq!((busy.status, busy.code().as_str()), (429, "account_busy"));
     assert_eq!(busy.header("retry-after"), Some("1"));
@@ -97,13 +87,7 @@ async fn a_request_waits_for_a_place_on_its_account() {
         .await;
     let first = harness.turn(None).await;
     let body = streamed("go on", Some(&first.id()));
-    let open = harness
-        .request()
-        .header("x-simulate", "deltas=2;delta_delay=1h")
-        .body(body.to_string())
-        .send()
-        .await
-        .unwrap();
+    let open = harness.begin(ENDLESS, body).await;
     assert_eq!(account_of(&open), first.account());
     let previous = first.id();
     let (reply, ()) = tokio::join!(harness.turn(Some(&previous)), async move {

@@ -311,17 +311,8 @@ fn a_wrong_setting_is_named_with_the_nearest_known_one() {
 #[tokio::test]
 async fn a_key_that_is_rotated_keeps_its_conversations_and_one_that_is_revoked_lets_nobody_in() {
     let mut harness = Harness::over(2).await;
-    let config = harness.folder().join("moorage.toml");
-    let key = |arguments: &[&str]| {
-        let said = succeeded(
-            moorage()
-                .arg("key")
-                .args(arguments)
-                .arg("--config")
-                .arg(&config)
-                .output()
-                .unwrap(),
-        );
+    let key = |harness: &Harness, arguments: [&str; 2]| {
+        let said = succeeded(harness.command(&["key", arguments[0], arguments[1]]));
         said.lines()
             .map(str::trim)
             .find(|line| line.starts_with("mk-"))
@@ -334,15 +325,15 @@ async fn a_key_that_is_rotated_keeps_its_conversations_and_one_that_is_revoked_l
             .bearer_auth(key);
         Reply::of(request.body(said("hi", previous).to_string())).await
     };
-    let old = key(&["add", "phone"]).unwrap();
+    let old = key(&harness, ["add", "phone"]).unwrap();
     harness.kill_and_restart();
     let first = ask(&harness, &old, None).await;
-    let new = key(&["rotate", "phone"]).unwrap();
+    let new = key(&harness, ["rotate", "phone"]).unwrap();
     harness.kill_and_restart();
     assert_eq!(ask(&harness, &old, Some(&first.id())).await.status, 401);
     let next = ask(&harness, &new, Some(&first.id())).await;
     assert_eq!((next.status, next.account()), (200, first.account()));
-    key(&["revoke", "phone"]);
+    key(&harness, ["revoke", "phone"]);
     harness.kill_and_restart();
     assert_eq!(ask(&harness, &new, None).await.status, 401);
 }
@@ -350,17 +341,7 @@ async fn a_key_that_is_rotated_keeps_its_conversations_and_one_that_is_revoked_l
 #[tokio::test]
 async fn a_disabled_account_gets_nothing_and_comes_back_enabled() {
     let mut harness = Harness::over(2).await;
-    let config = harness.folder().join("moorage.toml");
-    let account = |word: &str| {
-        succeeded(
-            moorage()
-                .args(["account", word, "sim-a", "--config"])
-                .arg(&config)
-                .output()
-                .unwrap(),
-        )
-    };
-    account("disable");
+    succeeded(harness.command(&["account", "disable", "sim-a"]));
     harness.kill_and_restart();
     for number in 0..4 {
         assert_eq!(
@@ -371,7 +352,7 @@ async fn a_disabled_account_gets_nothing_and_comes_back_enabled() {
             "sim-b"
         );
     }
-    account("enable");
+    succeeded(harness.command(&["account", "enable", "sim-a"]));
     harness.kill_and_restart();
     let accounts: std::collections::HashSet<String> = [
         harness.post(said("x", None)).await,
@@ -451,17 +432,9 @@ async fn logs_can_be_read_by_machines() {
 async fn a_key_of_the_file_can_change_its_name_and_is_revoked_in_the_file() {
     let mut harness = Harness::over(1).await;
     let path = harness.folder().join("moorage.toml");
-    let revoke = moorage()
-        .args(["key", "revoke", "laptop", "--config"])
-        .arg(&path)
-        .output()
-        .unwrap();
+    let revoke = harness.command(&["key", "revoke", "laptop"]);
     assert!(failed(revoke).contains("in the configuration file"));
-    let remove = moorage()
-        .args(["account", "remove", "sim-a", "--config"])
-        .arg(&path)
-        .output()
-        .unwrap();
+    let remove = harness.command(&["account", "remove", "sim-a"]);
     assert!(failed(remove).contains("in the configuration file"));
     for (from, to) in [("laptop", "notebook"), ("notebook", "laptop")] {
         let toml = std::fs::read_to_string(&path).unwrap();
@@ -479,12 +452,7 @@ async fn a_key_of_the_file_can_change_its_name_and_is_revoked_in_the_file() {
 #[tokio::test]
 async fn an_account_that_was_disabled_while_it_was_used_stays_so() {
     let mut harness = Harness::over(2).await;
-    let config = harness.folder().join("moorage.toml");
-    let disable = moorage()
-        .args(["account", "disable", "sim-a", "--config"])
-        .arg(config)
-        .output()
-        .unwrap();
+    let disable = harness.command(&["account", "disable", "sim-a"]);
     succeeded(disable);
     harness
         .account(0)
@@ -510,14 +478,7 @@ async fn an_account_that_was_disabled_while_it_was_used_stays_so() {
 #[tokio::test]
 async fn an_error_is_told_once() {
     let harness = Harness::over(1).await;
-    let config = harness.folder().join("moorage.toml");
-    let second = failed(
-        moorage()
-            .args(["serve", "--config"])
-            .arg(&config)
-            .output()
-            .unwrap(),
-    );
+    let second = failed(harness.command(&["serve"]));
     assert_eq!(second.matches("another moorage serves").count(), 1, "{second}");
     let nowhere = failed(
         moorage()

@@ -217,13 +217,7 @@ async fn a_large_payload_is_warned_of() {
 #[tokio::test]
 async fn what_a_killed_gateway_left_open_is_lost_and_says_so() {
     let mut harness = Harness::over(1).await;
-    let request = harness.request().header("x-simulate", "deltas=2;delta_delay=1h");
-    let mut response = request
-        .body(streamed("hi", None).to_string())
-        .send()
-        .await
-        .unwrap();
-    response.chunk().await.unwrap().unwrap();
+    let _open = harness.open_stream("deltas=2;delta_delay=1h", "hi").await;
     harness.kill_and_restart();
     let rows = harness.query("SELECT outcome, input_tokens FROM turns");
     assert_eq!(rows, [json!({ "outcome": "lost", "input_tokens": null })]);

@@ -129,13 +129,10 @@ async fn when_all_fail_the_client_gets_the_last_error() {
 #[tokio::test]
 async fn events_are_held_back_for_a_bounded_time_only() {
     let harness = Harness::over(2).await;
-    let request = harness.request().header("x-simulate", "only_created_then_hang");
     let begin = Instant::now();
-    let mut response = request
-        .body(streamed("hi", None).to_string())
-        .send()
-        .await
-        .unwrap();
+    let mut response = harness
+        .begin("only_created_then_hang", streamed("hi", None))
+        .await;
     let first = response.chunk().await.unwrap().unwrap();
     assert!(first.starts_with(b"event: response.created"), "{first:?}");
     assert!(begin.elapsed() >= Duration::from_millis(1900));
@@ -409,12 +406,8 @@ async fn a_limit_that_is_told_inside_a_stream_counts_also_where_nothing_can_be_m
 #[tokio::test]
 async fn what_an_account_answered_is_told_though_the_others_cannot_be_asked() {
     let mut harness = Harness::over(2).await;
-    let config = harness.folder().join("moorage.toml");
-    let disable = crate::harness::moorage()
-        .args(["account", "disable", "sim-b", "--config"])
-        .arg(config)
-        .output();
-    assert!(disable.unwrap().status.success());
+    let disable = harness.command(&["account", "disable", "sim-b"]);
+    assert!(disable.status.success());
     harness.kill_and_restart();
     harness.account(0).script(fault("status=503"));
     let reply = harness.post(said("hi", None)).await;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use moorage::simulator::{AccountConfig, SimulatedAccount, Simulator, SimulatorConfig};
@@ -185,6 +185,31 @@ impl Harness {
     /// The same, with the simulated account told how to behave.
     pub async fn simulate(&self, fault: &str, body: Value) -> Reply {
         Reply::of(self.request().header("x-simulate", fault).body(body.to_string())).await
+    }
+
+    /// Begins an answer, whose body is still to be read.
+    pub async fn begin(&self, fault: &str, body: Value) -> reqwest::Response {
+        let request = self.request().header("x-simulate", fault).body(body.to_string());
+        request.send().await.unwrap()
+    }
+
+    /// Begins a stream and reads its first bytes.
+    pub async fn open_stream(&self, fault: &str, text: &str) -> reqwest::Response {
+        let mut response = self.begin(fault, streamed(text, None)).await;
+        assert_eq!(response.status(), 200);
+        response.chunk().await.unwrap().unwrap();
+        response
+    }
+
+    /// Runs a command on the gateway's configuration.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        let config = self.folder().join("moorage.toml");
+        moorage()
+            .args(arguments)
+            .arg("--config")
+            .arg(config)
+            .output()
+            .unwrap()
     }
 
     /// One turn of a conversation, which must succeed.

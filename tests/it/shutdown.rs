@@ -2,18 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Harness, Reply, eventually, streamed};
-
-async fn open_stream(harness: &Harness, fault: &str) -> reqwest::Response {
-    let request = harness.request().header("x-simulate", fault);
-    let mut response = request
-        .body(streamed("hi", None).to_string())
-        .send()
-        .await
-        .unwrap();
-    response.chunk().await.unwrap().unwrap();
-    response
-}
+use crate::harness::{Harness, Reply, eventually};
 
 fn refuses(harness: &Harness) -> bool {
     std::net::TcpStream::connect(&harness.gateway.address).is_err()
@@ -23,7 +12,7 @@ fn refuses(harness: &Harness) -> bool {
 async fn a_running_stream_ends_in_good_order_and_nothing_new_is_taken() {
     for signal in ["TERM", "INT"] {
         let mut harness = Harness::over(1).await;
-        let mut open = open_stream(&harness, "deltas=3;delta_delay=300ms").await;
+        let mut open = harness.open_stream("deltas=3;delta_delay=300ms", "hi").await;
         harness.gateway.signal(signal);
         eventually("a closed door", || refuses(&harness).then_some(())).await;
         let mut rest = Vec::new();
@@ -62,7 +51,7 @@ async fn a_stream_that_takes_too_long_is_cut_and_its_row_says_so() {
         .section("[limits]\nshutdown_grace = \"200ms\"")
         .start()
         .await;
-    let open = open_stream(&harness, "deltas=2;delta_delay=1h").await;
+    let open = harness.open_stream("deltas=2;delta_delay=1h", "hi").await;
     harness.gateway.signal("TERM");
     assert!(harness.gateway.ended().await.success());
     assert_eq!(
@@ -75,7 +64,7 @@ async fn a_stream_that_takes_too_long_is_cut_and_its_row_says_so() {
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     let mut harness = Harness::over(1).await;
-    let open = open_stream(&harness, "deltas=2;delta_delay=1h").await;
+    let open = harness.open_stream("deltas=2;delta_delay=1h", "hi").await;
     harness.gateway.signal("TERM");
     eventually("a closed door", || refuses(&harness).then_some(())).await;
     let begin = std::time::Instant::now();

@@ -229,11 +229,7 @@ async fn no_prompt_no_answer_and_no_secret_is_in_the_files_or_the_log() {
 #[tokio::test]
 async fn two_gateways_do_not_serve_one_database() {
     let harness = Harness::over(1).await;
-    let second = moorage()
-        .args(["serve", "--listen", "127.0.0.1:0", "--config"])
-        .arg(harness.folder().join("moorage.toml"))
-        .output()
-        .unwrap();
+    let second = harness.command(&["serve", "--listen", "127.0.0.1:0"]);
     assert!(!second.status.success());
     assert!(
         String::from_utf8_lossy(&second.stderr).contains("another moorage serves"),

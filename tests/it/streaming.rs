@@ -52,12 +52,9 @@ async fn a_stream_has_every_event_in_its_order() {
 #[tokio::test]
 async fn an_event_arrives_before_the_next_one_is_made() {
     let harness = Harness::over(1).await;
-    let request = harness.request().header("x-simulate", "deltas=2;delta_delay=20s");
-    let mut response = request
-        .body(streamed("hi", None).to_string())
-        .send()
-        .await
-        .unwrap();
+    let mut response = harness
+        .begin("deltas=2;delta_delay=20s", streamed("hi", None))
+        .await;
     let mut seen = Vec::new();
     while crate::raw::find(&seen, b"response.output_text.delta").is_none() {
         seen.extend_from_slice(&response.chunk().await.unwrap().unwrap());
@@ -156,12 +153,9 @@ async fn unknown_events_and_fields_reach_the_client_as_they_are() {
 #[tokio::test]
 async fn the_upstream_stops_when_the_client_hangs_up() {
     let harness = Harness::over(1).await;
-    let request = harness.request().header("x-simulate", "deltas=2;delta_delay=1h");
-    let mut response = request
-        .body(streamed("hi", None).to_string())
-        .send()
-        .await
-        .unwrap();
+    let mut response = harness
+        .begin("deltas=2;delta_delay=1h", streamed("hi", None))
+        .await;
     let request_id = response.headers()["x-moorage-request-id"]
         .to_str()
         .unwrap()
