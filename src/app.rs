@@ -17,7 +17,7 @@ use crate::server::keys::Keys;
 use crate::server::{self, Bounds, Front, Server};
 use crate::store::client_keys::{self, ClientKey, NewClientKey};
 use crate::store::seal::Seal;
-use crate::store::{self, Connection, Store, StoreError, accounts};
+use crate::store::{self, Connection, Store, StoreError, accounts, prices};
 use crate::upstream::http::Upstream;
 
 /// Why a gateway did not start.
@@ -66,6 +66,7 @@ impl App {
         let connection = store::open_writable(path, config.file.durability)?;
         let pool = Pool::new(accounts(&connection, &config)?);
         let client_keys = keys(&connection, &config)?;
+        let prices = prices::keep(&connection, config.file.prices())?;
 
         let limits = &config.file.limits;
         let upstream = Upstream::new(limits.upstream_connect, limits.upstream_first_byte)
@@ -90,6 +91,7 @@ impl App {
             session_headers: config.file.affinity.session_headers.clone(),
             upstream_idle: limits.upstream_idle,
             stream_comment: limits.stream_comment,
+            prices,
             refuse_without_store: config.file.on_store_failure == OnStoreFailure::Refuse,
         };
         let gateway = Gateway {
@@ -137,6 +139,7 @@ impl App {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let gateway = self.front.gateway.clone();
         let sweeper = tokio::spawn(sweep(gateway.clone(), self.sweep_interval));
+        let folder = tokio::spawn(fold(gateway.clone()));
         let stopping = gateway.clone();
         let stop = async move {
             stop.await;
@@ -145,6 +148,7 @@ impl App {
         };
         self.server.serve(server::router(self.front), stop).await;
         sweeper.abort();
+        folder.abort();
         let closed = tokio::task::spawn_blocking(move || gateway.store.close()).await;
         if closed.is_err() {
             tracing::error!("the store did not close in good order");
@@ -218,6 +222,25 @@ fn ensure_admin_key(connection: &Connection) -> Result<Option<String>, StartErro
     let key = client_keys::generate("ma").map_err(|error| StartError::Randomness(error.to_string()))?;
     client_keys::set_admin(connection, &key)?;
     Ok(Some(key))
+}
+
+/// Adds rows that have ended to the sums, in batches with room for clients' work in between.
+async fn fold(gateway: Arc<Gateway>) {
+    let mut ticks = tokio::time::interval(limits::FOLD_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        loop {
+            match gateway.store.fold(gateway.settings.lifetimes, now_ms()).await {
+                Ok(true) => tokio::time::sleep(limits::FOLD_PAUSE).await,
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::debug!(%error, "the sums have to wait");
+                    break;
+                }
+            }
+        }
+    }
 }
 
 /// Removes what has expired, in batches with room for clients' work in between.

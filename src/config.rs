@@ -2,16 +2,19 @@
 //! before anything starts.
 
 mod entries;
+mod prices;
 mod settings;
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::price::Price;
 use crate::store::{Durability, Lifetimes};
 
 pub use entries::{AccountSettings, ClientKeySettings};
 pub use entries::{check_base_url, check_name, from_environment, from_file, own_domain};
+pub use prices::PriceSettings;
 pub use settings::{AffinitySettings, AnswerSettings, LimitSettings, UsageSettings, parse_duration};
 
 /// What a gateway needs to know before it starts.
@@ -79,6 +82,8 @@ pub struct File {
     pub limits: LimitSettings,
     /// What clients are told.
     pub answers: AnswerSettings,
+    /// What tokens cost.
+    pub price: Vec<PriceSettings>,
     /// The accounts.
     pub account: Vec<AccountSettings>,
     /// The client keys.
@@ -146,6 +151,7 @@ impl Config {
             response: self.file.affinity.response_ttl,
             session: self.file.affinity.session_ttl,
             usage: self.file.usage.retention,
+            usage_rows: self.file.usage.rows,
         }
     }
 }
@@ -178,7 +184,16 @@ impl File {
         Ok(file)
     }
 
+    /// The prices, checked when the file was read.
+    pub fn prices(&self) -> Vec<Price> {
+        let prices = self.price.iter().map(PriceSettings::checked);
+        prices.filter_map(Result::ok).collect()
+    }
+
     fn check(&self) -> Result<(), String> {
+        for price in &self.price {
+            price.checked()?;
+        }
         let mut names = std::collections::HashSet::new();
         for account in &self.account {
             if !names.insert(("account", &account.name)) {
@@ -284,6 +299,12 @@ mod tests {
         assert_eq!((account.weight, account.max_concurrent), (2, Some(8)));
         assert_eq!(file.affinity.session_headers, ["x-my-session"]);
         assert_eq!(file.affinity.session_ttl, Duration::from_secs(4 * 3600));
+    }
+
+    #[test]
+    fn the_example_of_a_price_table_is_understood() {
+        let file = File::parse(include_str!("../examples/prices.toml")).unwrap();
+        assert_eq!(file.prices().len(), 5);
     }
 
     #[test]

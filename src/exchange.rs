@@ -21,6 +21,7 @@ use crate::affinity::{self, ConversationId, Decision, Found, Plan};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::pool::{Lease, NoLease, Pool};
+use crate::price::Prices;
 use crate::request::{self, Envelope};
 use crate::response::refusal::LOST;
 use crate::retry::{self, Next};
@@ -62,6 +63,8 @@ pub struct Settings {
     pub upstream_idle: Duration,
     /// The silence of an upstream after which a comment goes into an open stream.
     pub stream_comment: Duration,
+    /// What tokens cost.
+    pub prices: Prices,
     /// Whether a request is refused while the database cannot be written.
     pub refuse_without_store: bool,
 }

@@ -12,7 +12,7 @@
 //! # The rooms
 //!
 //! - The domain, plain data and plain functions, with no I/O and no clock: [`account`],
-//!   [`affinity`], [`request`], [`response`], [`retry`], [`error`], [`limits`].
+//!   [`affinity`], [`request`], [`response`], [`price`], [`retry`], [`error`], [`limits`].
 //! - The world: [`store`] (SQLite), [`upstream`] (HTTP towards the accounts), [`server`] (HTTP
 //!   towards the clients), [`pool`] (the accounts now), [`clock`].
 //! - The story: [`exchange`].
@@ -45,6 +45,7 @@ pub mod error;
 pub mod exchange;
 pub mod limits;
 pub mod pool;
+pub mod price;
 pub mod request;
 pub mod response;
 pub mod retry;

@@ -102,6 +102,26 @@ pub const SESSION_REFRESH_DIVISOR: u32 = 8;
 /// How long a usage row is kept before it is folded into the hourly sums.
 pub const USAGE_RETENTION: Duration = Duration::from_secs(90 * 24 * 3600);
 
+/// How many usage rows are kept, whatever their age: about 4 GB. At it: the oldest are removed; the
+/// hourly sums stay.
+pub const USAGE_ROWS_MAX: u64 = 10_000_000;
+
+/// How often rows that have ended are added to the hourly sums. The page adds up the rest itself.
+pub const FOLD_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How old a row is when it is added: nearly all have ended by then, and one that ends later costs
+/// a little more to write. While there are many rows they are added earlier.
+pub const FOLD_LAG: Duration = Duration::from_secs(5 * 60);
+
+/// Rows that may wait to be added to the sums: the page adds them up in some ten milliseconds.
+pub const UNFOLDED_ROWS_MAX: u32 = 20_000;
+
+/// Rows that one batch adds to the sums: a millisecond of the writer's time.
+pub const FOLD_BATCH_ROWS: u32 = 250;
+
+/// The pause between two such batches.
+pub const FOLD_PAUSE: Duration = Duration::from_millis(10);
+
 /// How often the sweep looks for what has expired.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 

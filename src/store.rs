@@ -7,8 +7,10 @@
 pub mod accounts;
 mod checkpoint;
 pub mod client_keys;
+mod fold;
 pub mod history;
 mod lookups;
+pub mod prices;
 mod recent;
 pub mod requests;
 mod schema;
@@ -86,7 +88,7 @@ pub struct Store {
     lookups: Lookups,
     writer: writer::Writer,
     recent: Arc<Recent>,
-    next_request_id: AtomicI64,
+    last_request_id: AtomicI64,
     path: PathBuf,
     /// Held as long as this gateway serves the database; the system lets go of it at any death.
     _lock: std::fs::File,
@@ -99,8 +101,8 @@ impl Store {
     /// If the file cannot be opened, is served by another gateway, or is newer than this program.
     pub fn open(path: &Path, durability: Durability) -> Result<Store, StoreError> {
         let lock = lock(path)?;
-        let connection = open_writable(path, durability)?;
-        let lost = connection.execute(include_str!("../sql/queries/mark_lost_requests.sql"), [])?;
+        let mut connection = open_writable(path, durability)?;
+        let lost = fold::mark_lost(&mut connection)?;
         if lost > 0 {
             tracing::warn!(requests = lost, "the gateway was killed while these requests ran");
         }
@@ -122,7 +124,7 @@ impl Store {
             writer: writer::Writer::start(connection, checkpoints, recent.clone()),
             recent,
             // Behind all that ever were, also those that are swept or were never written.
-            next_request_id: AtomicI64::new((last_id + 1).max(now_ms() * REQUESTS_PER_MS)),
+            last_request_id: AtomicI64::new(last_id.max(first_id_at(now_ms()))),
             path: path.to_owned(),
             _lock: lock,
         })
@@ -133,9 +135,14 @@ impl Store {
         &self.path
     }
 
-    /// An id for the row of a new exchange. Ids rise with time.
-    pub fn next_request_id(&self) -> i64 {
-        self.next_request_id.fetch_add(1, Ordering::Relaxed)
+    /// An id for the row of an exchange that starts now. Ids begin at the time of the start, so that
+    /// a range of time is a range of ids; see [`first_id_at`].
+    pub fn next_request_id(&self, now_ms: i64) -> i64 {
+        let next = |last: i64| (last + 1).max(first_id_at(now_ms));
+        let before = self
+            .last_request_id
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        next(before.unwrap_or_else(|last| last))
     }
 
     /// Looks up who owns the references, in their order. What has expired at `now_ms` is unknown.
@@ -186,6 +193,16 @@ impl Store {
     /// As for [`Store::write`].
     pub async fn sweep(&self, lifetimes: Lifetimes, now_ms: i64) -> Result<bool, StoreError> {
         self.writer.sweep(lifetimes, now_ms).await
+    }
+
+    /// Adds one batch of rows that have ended to the sums; tells whether there may be more.
+    ///
+    /// # Errors
+    /// As for [`Store::write`].
+    pub async fn fold(&self, lifetimes: Lifetimes, now_ms: i64) -> Result<bool, StoreError> {
+        let due = move |connection: &Connection| fold::due_below(connection, lifetimes, now_ms);
+        let before_id = self.read(due).await?;
+        self.writer.fold(before_id).await
     }
 
     /// Runs a query on a read-only connection, on a thread where it may take its time.
@@ -250,9 +267,12 @@ pub fn open_readable(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Ids of requests begin at the time of the start: so many in each of its milliseconds. They stay
-/// below 2^53, where JavaScript still counts by one.
-const REQUESTS_PER_MS: i64 = 1024;
+/// The smallest id of a request that starts in that millisecond or later. There are 1024 for each;
+/// they stay below 2^53, where JavaScript still counts by one. Should a millisecond have more
+/// requests, or the clock step back, ids run ahead of the clock.
+pub fn first_id_at(ms: i64) -> i64 {
+    ms.saturating_mul(1024)
+}
 
 const READ_ONLY: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 

@@ -4,10 +4,10 @@ INSERT INTO requests (
   previous_response_id, endpoint, transport, model_asked, model_served, service_tier, affinity,
   affinity_by, attempts, status, outcome, error_code, request_bytes, response_bytes, input_items,
   input_tokens, cached_tokens, cache_write_tokens, output_tokens, reasoning_tokens, usage_source,
-  first_byte_ms, first_output_ms, duration_ms, overhead_us
+  first_byte_ms, first_output_ms, duration_ms, overhead_us, price_id, cost_micros, saved_micros
 ) VALUES (
   ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
-  ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32
+  ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35
 )
 ON CONFLICT (id) DO UPDATE SET
   ended_at_ms = excluded.ended_at_ms,
@@ -31,6 +31,9 @@ ON CONFLICT (id) DO UPDATE SET
   first_byte_ms = excluded.first_byte_ms,
   first_output_ms = excluded.first_output_ms,
   duration_ms = excluded.duration_ms,
-  overhead_us = excluded.overhead_us
+  overhead_us = excluded.overhead_us,
+  price_id = excluded.price_id,
+  cost_micros = excluded.cost_micros,
+  saved_micros = excluded.saved_micros
 -- A row that is final is not opened again by an older one that comes late.
 WHERE excluded.ended_at_ms IS NOT NULL OR requests.ended_at_ms IS NULL

@@ -1,5 +1,5 @@
--- One line a conversation: its turns, where it lives now, what it cost in
--- tokens, and how often it changed its account (moves).
+-- One line a conversation: its turns, where it lives now, what it cost, and how
+-- often it changed its account (moves).
 CREATE VIEW conversations AS
 WITH steps AS (
   SELECT
@@ -21,6 +21,9 @@ SELECT
   sum(s.cached_tokens) AS cached_tokens,
   round(100.0 * sum(s.cached_tokens) / sum(CASE WHEN s.cached_tokens IS NOT NULL THEN s.input_tokens END), 1) AS cached_percent,
   sum(s.output_tokens) AS output_tokens,
+  sum(s.cost_micros) / 1e6 AS cost,
+  sum(s.saved_micros) / 1e6 AS cost_saved,
+  sum(s.lost_micros) / 1e6 AS cost_lost,
   sum(s.account_before IS NOT NULL AND s.account_before <> s.account_id) AS moves
 FROM steps AS s
 LEFT JOIN client_keys AS k ON k.id = s.opened_by

@@ -1,5 +1,7 @@
 -- One line a request, newest last. Tokens are NULL where the upstream told none;
--- input_tokens includes cached_tokens. Cost is NULL while no price is known.
+-- input_tokens includes cached_tokens. Cost is in the currency of the price table,
+-- NULL where no price is known; cost_saved is what the cache spared, cost_lost
+-- what a turn cost more because it went to another account than the one before.
 CREATE VIEW turns AS
 SELECT
   r.id AS request_id,
@@ -23,7 +25,10 @@ SELECT
   r.cache_write_tokens,
   r.output_tokens,
   r.reasoning_tokens,
-  NULL AS cost,
+  r.cost_micros / 1e6 AS cost,
+  r.saved_micros / 1e6 AS cost_saved,
+  r.lost_tokens,
+  r.lost_micros / 1e6 AS cost_lost,
   r.first_byte_ms,
   r.first_output_ms,
   r.duration_ms,

@@ -59,12 +59,18 @@ pub struct UsageSettings {
     /// Usage rows; after it they are folded into the hourly sums.
     #[serde(deserialize_with = "duration")]
     pub retention: Duration,
+    /// How many usage rows are kept, whatever their age.
+    pub rows: u64,
+    /// The currency of the prices, as it is shown.
+    pub currency: String,
 }
 
 impl Default for UsageSettings {
     fn default() -> Self {
         UsageSettings {
             retention: limits::USAGE_RETENTION,
+            rows: limits::USAGE_ROWS_MAX,
+            currency: "USD".to_owned(),
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::clock::now_ms;
 use crate::error::Error;
 use crate::limits;
 use crate::pool::Lease;
+use crate::price::Cost;
 use crate::request::Envelope;
 use crate::response::{Facts, Outcome};
 use crate::store::requests::{Affinity, Row};
@@ -30,7 +31,8 @@ pub struct Record {
 impl Record {
     /// Opens the row of a request whose head has just arrived.
     pub fn open(gateway: &Arc<Gateway>, endpoint: &'static str) -> Record {
-        let row = Row::new(gateway.store.next_request_id(), now_ms(), endpoint);
+        let now_ms = now_ms();
+        let row = Row::new(gateway.store.next_request_id(now_ms), now_ms, endpoint);
         Record {
             gateway: gateway.clone(),
             row: Some(Box::new(row)),
@@ -178,7 +180,22 @@ impl Record {
         row.ended_at_ms = Some(now_ms());
         row.duration_ms = Some(self.elapsed_ms());
         row.overhead_us = i64::try_from(self.overhead.as_micros()).ok();
+        row.cost = self.cost(row);
         log(row, self.account.as_deref());
+    }
+}
+
+impl Record {
+    /// What the request cost by the price of its start, if the figures and a price are known.
+    fn cost(&self, row: &Row) -> Option<Cost> {
+        let usage = row.usage.as_ref()?;
+        let prices = &self.gateway.settings.prices;
+        let tier = row.service_tier.as_deref();
+        [&row.model_served, &row.model_asked]
+            .into_iter()
+            .flatten()
+            .find_map(|model| prices.find(model, tier, row.started_at_ms))?
+            .cost(usage)
     }
 }
 

@@ -70,7 +70,10 @@ pub fn usage(connection: &Connection, by: By, since: jiff::Timestamp) -> Result<
         );
     }
     let query = include_str!("../../sql/queries/usage_since.sql");
-    let mut rows = rows(connection, query, (since.as_millisecond(), by.column()))?;
+    // The sums are by the hour: the first one counts whole.
+    let since_ms = since.as_millisecond();
+    let hour_ms = since_ms - since_ms.rem_euclid(3_600_000);
+    let mut rows = rows(connection, query, (hour_ms, by.column()))?;
     rows.columns[0] = by.column().to_owned();
     Ok(rows)
 }

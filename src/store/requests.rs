@@ -4,6 +4,7 @@ use rusqlite::{Connection, params};
 
 use crate::account::AccountId;
 use crate::affinity::{ConversationId, ReferenceKind};
+use crate::price::Cost;
 use crate::response::{Outcome, Usage};
 
 /// Whether the answer is one document or a stream of events.
@@ -110,6 +111,8 @@ pub struct Row {
     pub duration_ms: Option<i64>,
     /// Time spent in Moorage itself, in microseconds.
     pub overhead_us: Option<i64>,
+    /// What it cost, where a price is known.
+    pub cost: Option<Cost>,
 }
 
 impl Row {
@@ -143,6 +146,7 @@ impl Row {
             first_output_ms: None,
             duration_ms: None,
             overhead_us: None,
+            cost: None,
         }
     }
 
@@ -186,7 +190,16 @@ impl Row {
             self.first_output_ms,
             self.duration_ms,
             self.overhead_us,
+            self.cost.map(|cost| cost.price_id),
+            self.cost.map(|cost| cost.cost_micros),
+            self.cost.and_then(|cost| cost.saved_micros),
         ])?;
+        // What a move lost is seen beside the turn before; few turns move.
+        if self.affinity == Affinity::Moved && usage.cached.is_some() {
+            connection
+                .prepare_cached(include_str!("../../sql/queries/settle_move.sql"))?
+                .execute([self.id])?;
+        }
         Ok(())
     }
 }

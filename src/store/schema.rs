@@ -12,9 +12,12 @@ use crate::limits;
 /// In the order in which they are applied. One that has been released never changes.
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);
 
-const STEPS: &[M<'static>] = &[M::up(include_str!(
-    "../../sql/migrations/0001_accounts_references_requests.sql"
-))];
+const STEPS: &[M<'static>] = &[
+    M::up(include_str!(
+        "../../sql/migrations/0001_accounts_references_requests.sql"
+    )),
+    M::up(include_str!("../../sql/migrations/0002_prices_and_sums.sql")),
+];
 
 /// The views, each after those that it reads.
 const VIEWS: [(&str, &str); 9] = [

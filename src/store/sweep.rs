@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::first_id_at;
+use super::fold::Fold;
 use crate::limits;
 
 /// How long things are kept.
@@ -15,6 +17,8 @@ pub struct Lifetimes {
     pub session: Duration,
     /// Usage rows, from their start.
     pub usage: Duration,
+    /// How many usage rows are kept, whatever their age.
+    pub usage_rows: u64,
 }
 
 /// Removes one batch; tells whether there may be more.
@@ -25,7 +29,9 @@ pub(super) fn batch(
 ) -> rusqlite::Result<bool> {
     let references = sweep_references(connection, now_ms)?;
     let usage_ms = i64::try_from(lifetimes.usage.as_millis()).unwrap_or(i64::MAX);
-    let rows = fold_requests(connection, now_ms.saturating_sub(usage_ms))?;
+    let before_id = first_id_at(now_ms.saturating_sub(usage_ms));
+    let rows_max = i64::try_from(lifetimes.usage_rows).unwrap_or(i64::MAX);
+    let rows = sweep_requests(connection, before_id, rows_max)?;
     let pages_left = give_space_back(connection)?;
     let full = limits::SWEEP_BATCH_ROWS as usize;
     Ok(references == full || rows == full || pages_left)
@@ -50,18 +56,29 @@ fn sweep_references(connection: &Connection, now_ms: i64) -> rusqlite::Result<us
     statement.execute((now_ms, limits::SWEEP_BATCH_ROWS))
 }
 
-/// Adds the oldest rows to the hourly sums and removes them, in one transaction.
-fn fold_requests(connection: &mut Connection, before_ms: i64) -> rusqlite::Result<usize> {
-    let query = include_str!("../../sql/queries/last_request_to_sweep.sql");
-    let last: Option<i64> = connection
-        .prepare_cached(query)?
-        .query_row((before_ms, limits::SWEEP_BATCH_ROWS), |row| row.get(0))?;
-    let Some(last) = last else { return Ok(0) };
+/// Removes the oldest rows: those before an id, and those that are too many. Only rows that are in
+/// the sums go.
+fn sweep_requests(connection: &mut Connection, before_id: i64, rows_max: i64) -> rusqlite::Result<usize> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    transaction.execute(include_str!("../../sql/queries/fold_requests.sql"), [last])?;
-    let rows = transaction.execute(include_str!("../../sql/queries/delete_requests.sql"), [last])?;
+    let fold = Fold::read(&transaction)?;
+    let remove = |below_id: i64, most: i64| {
+        transaction
+            .prepare_cached(include_str!("../../sql/queries/sweep_requests.sql"))?
+            .execute((below_id, most))
+    };
+    let batch = i64::from(limits::SWEEP_BATCH_ROWS);
+    let old = remove(before_id.min(fold.below_id), batch)?;
+    let left = batch - old as i64;
+    let too_many = (fold.rows - old as i64 - rows_max).clamp(0, left);
+    let removed = match too_many {
+        0 => old,
+        _ => old + remove(fold.below_id, too_many)?,
+    };
+    if removed > 0 {
+        fold.write(&transaction, -(removed as i64))?;
+    }
     transaction.commit()?;
-    Ok(rows)
+    Ok(removed)
 }
 
 #[cfg(test)]
@@ -82,6 +99,7 @@ mod tests {
             response: Duration::ZERO,
             session: Duration::ZERO,
             usage: Duration::from_secs(1),
+            usage_rows: 10,
         };
         while batch(&mut connection, lifetimes, 1).unwrap() {}
         let one = |query: &str| {
@@ -92,5 +110,36 @@ mod tests {
         assert_eq!(one("SELECT count(*) FROM known_references"), 0);
         assert_eq!(one("PRAGMA freelist_count"), 0);
         assert!(one("PRAGMA page_count") < 100);
+    }
+
+    #[test]
+    fn rows_go_by_age_and_by_number_and_never_before_they_are_in_the_sums() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut connection = open_writable(&folder.path().join("m.db"), Durability::Process).unwrap();
+        let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200)
+            INSERT INTO requests (id, started_at_ms, endpoint, transport, outcome)
+            SELECT i * 1024, i, '/responses', 'json', CASE i WHEN 7 THEN 'open' ELSE 'completed' END FROM n";
+        connection.execute(rows, []).unwrap();
+        let lifetimes = |usage_ms, usage_rows| Lifetimes {
+            response: Duration::ZERO,
+            session: Duration::ZERO,
+            usage: Duration::from_millis(usage_ms),
+            usage_rows,
+        };
+        let count = |connection: &Connection, query: &str| -> i64 {
+            connection.query_row(query, [], |row| row.get(0)).unwrap()
+        };
+        let rows = "SELECT count(*) FROM requests";
+        let sums = "SELECT sum(requests) FROM usage_facts";
+        while batch(&mut connection, lifetimes(0, 0), 5000).unwrap() {}
+        assert_eq!(count(&connection, rows), 1200, "none is in the sums");
+        while crate::store::fold::batch(&mut connection, 1001 * 1024).unwrap() {}
+        while batch(&mut connection, lifetimes(1000, u64::MAX), 1101).unwrap() {}
+        // Those of the first hundred milliseconds, but for the one that runs.
+        assert_eq!(count(&connection, rows), 1101);
+        while batch(&mut connection, lifetimes(u64::MAX, 300), 5000).unwrap() {}
+        // 300 of those that are in the sums, the 200 that are not, and the one that runs.
+        assert_eq!(count(&connection, rows), 501);
+        assert_eq!(count(&connection, sums), 1199);
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::StoreError;
 use super::checkpoint::Checkpoints;
+use super::fold::{self, Fold};
 use super::recent::Recent;
 use super::requests::Row;
 use super::sweep::{self, Lifetimes};
@@ -44,7 +45,7 @@ pub struct Work {
 }
 
 impl Work {
-    fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
+    fn write(&self, connection: &Connection, fold: Fold) -> rusqlite::Result<()> {
         if !self.remember.is_empty() {
             let mut statement =
                 connection.prepare_cached(include_str!("../../sql/queries/remember_reference.sql"))?;
@@ -64,7 +65,7 @@ impl Work {
             statement.execute([digest])?;
         }
         if let Some(row) = &self.row {
-            row.record(connection)?;
+            fold::write_row(connection, fold, row)?;
         }
         if let Some((account, status)) = &self.status {
             let (word, until_ms, reason) = status.columns();
@@ -87,6 +88,7 @@ type Done<T> = oneshot::Sender<Result<T, StoreError>>;
 enum Job {
     Write(Work, Option<Done<()>>),
     Sweep(Lifetimes, i64, Done<bool>),
+    Fold(i64, Done<bool>),
 }
 
 /// The handle of the writer's thread.
@@ -139,6 +141,12 @@ impl Writer {
         let (done, swept) = oneshot::channel();
         self.send(Job::Sweep(lifetimes, now_ms, done))?;
         swept.await.map_err(|_| StoreError::Closed)?
+    }
+
+    pub(super) async fn fold(&self, before_id: i64) -> Result<bool, StoreError> {
+        let (done, folded) = oneshot::channel();
+        self.send(Job::Fold(before_id, done))?;
+        folded.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Hands a job over. It is not lost if the caller goes away while the queue is full.
@@ -247,6 +255,11 @@ impl WriterThread {
                     self.checkpoints.committed_much(&self.connection);
                     done.send(swept.map_err(StoreError::from)).ok();
                 }
+                Job::Fold(before_id, done) => {
+                    let folded = fold::batch(&mut self.connection, before_id);
+                    self.checkpoints.committed_much(&self.connection);
+                    done.send(folded.map_err(StoreError::from)).ok();
+                }
             }
         }
         if works.is_empty() {
@@ -337,8 +350,9 @@ impl WriterThread {
 /// log; an error of the file or its lock fails the whole group.
 fn commit<'a>(connection: &mut Connection, works: impl Iterator<Item = &'a Work>) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let fold = Fold::read(&transaction)?;
     for work in works {
-        match work.write(&transaction) {
+        match work.write(&transaction, fold) {
             Ok(()) => {}
             Err(error) if is_refusal(&error) => {
                 tracing::error!(%error, "the database refused a row; this is a fault of Moorage");

@@ -84,7 +84,7 @@ fn owner() -> Owner {
 
 /// What a response writes: its row, and the references of its id and of one item.
 fn work(store: &Store) -> Work {
-    let id = store.next_request_id();
+    let id = store.next_request_id(moorage::clock::now_ms());
     let mut row = Row::new(id, id, "/responses");
     row.conversation = Some(ConversationId(Uuid::now_v7()));
     row.response_id = Some(format!("resp_{id:032x}"));

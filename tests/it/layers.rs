@@ -85,6 +85,7 @@ fn nothing_imports_upwards() {
         ("request", [&story[..], &world[..]].concat()),
         ("response", [&story[..], &world[..]].concat()),
         ("account", [&story[..], &world[..]].concat()),
+        ("price", [&story[..], &world[..]].concat()),
         ("error", [&story[..], &world[..]].concat()),
         ("limits", [&story[..], &world[..]].concat()),
     ];
@@ -104,7 +105,7 @@ fn nothing_imports_upwards() {
 fn the_domain_has_no_clock_and_no_runtime() {
     for (room, code) in rooms() {
         if [
-            "affinity", "retry", "request", "response", "account", "error", "limits",
+            "affinity", "retry", "request", "response", "account", "price", "error", "limits",
         ]
         .contains(&room.as_str())
         {

@@ -1,1 +1,0 @@
-DELETE FROM requests WHERE id <= ?1
