@@ -166,6 +166,18 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// written half is dropped; those are read from SQLite.
 pub const RECENT_REFERENCES_MAX: usize = 32_768;
 
+/// References that come together before they settle: at a page of about 80, so many that a page is
+/// written once for several of them, and so few that the start reads them in milliseconds. At it: they
+/// settle, a batch after each commit.
+pub const SETTLE_REFERENCES: usize = 7 * 1024;
+
+/// References that settle in one step: a fraction of a millisecond, in which a commit may wait.
+pub const SETTLE_BATCH: usize = 128;
+
+/// References that have settled and are deleted in one step where they were before: they stand
+/// behind each other, so more of them go in the same time.
+pub const SETTLE_BATCH_DELETED: u32 = 1024;
+
 /// Read-only connections to SQLite. Reads take microseconds; the page's take longer.
 pub const READERS: u32 = 4;
 
@@ -186,6 +198,8 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 pub const PAGE_ROWS_MAX: u32 = 1000;
 
 const _: () = assert!(WRITER_GROUP_MAX <= WRITER_QUEUE_MAX);
+// What has not settled is found nowhere but in memory.
+const _: () = assert!(2 * (SETTLE_REFERENCES + 2 * ITEMS_PER_RESPONSE_MAX) <= RECENT_REFERENCES_MAX / 2);
 const _: () = assert!(HELD_BYTES_MAX <= EVENT_BYTES_MAX);
 const _: () = assert!(UPSTREAM_IDLE.as_secs() <= UPSTREAM_FIRST_BYTE.as_secs());
 const _: () = assert!(STREAM_COMMENT.as_secs() < UPSTREAM_IDLE.as_secs());

@@ -15,6 +15,7 @@ mod recent;
 pub mod requests;
 mod schema;
 pub mod seal;
+mod settling;
 mod sweep;
 mod writer;
 
@@ -33,6 +34,7 @@ use crate::limits;
 use checkpoint::Checkpoints;
 use lookups::Lookups;
 use recent::Recent;
+use settling::Settling;
 pub use sweep::Lifetimes;
 pub use writer::{Remember, Work};
 
@@ -53,6 +55,12 @@ pub enum StoreError {
     File {
         /// Which file.
         path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The system has no room for another thread.
+    #[error("a thread cannot be started: {source}")]
+    Thread {
         /// Why.
         source: std::io::Error,
     },
@@ -115,13 +123,17 @@ impl Store {
             .min_idle(Some(1))
             .build(reader_manager(path))?;
         connection.pragma_update(None, "cache_size", -limits::WRITER_CACHE_KIB)?;
+        let settling = Settling::load(&connection)?;
         let recent = Arc::new(Recent::default());
+        recent.written(settling.waiting().iter().map(Remember::as_pair));
         let beside = open_writable(path, durability)?;
+        let thread = |source| StoreError::Thread { source };
         let checkpoints = Checkpoints::start(path, &connection, beside)?;
         Ok(Store {
-            lookups: Lookups::start(open_readable(path)?),
+            lookups: Lookups::start(open_readable(path)?).map_err(thread)?,
             readers,
-            writer: writer::Writer::start(connection, checkpoints, recent.clone()),
+            writer: writer::Writer::start(connection, checkpoints, recent.clone(), settling)
+                .map_err(thread)?,
             recent,
             // Behind all that ever were, also those that are swept or were never written.
             last_request_id: AtomicI64::new(last_id.max(first_id_at(now_ms()))),

@@ -1,7 +1,1 @@
--- A hard reference is written once; a soft one moves with its conversation and lives on with use.
-INSERT INTO known_references (digest, account_id, conversation, expires_at_ms)
-VALUES (?1, ?2, ?3, ?4)
-ON CONFLICT (digest) DO UPDATE SET
-  account_id = excluded.account_id,
-  conversation = excluded.conversation,
-  expires_at_ms = excluded.expires_at_ms
+INSERT INTO recent_references (digest, account_id, conversation, expires_at_ms) VALUES (?1, ?2, ?3, ?4)

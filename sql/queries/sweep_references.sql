@@ -1,3 +1,3 @@
-DELETE FROM known_references WHERE digest IN (
-  SELECT digest FROM known_references WHERE expires_at_ms <= ?1 ORDER BY expires_at_ms LIMIT ?2
+DELETE FROM settled_references WHERE digest IN (
+  SELECT digest FROM settled_references WHERE expires_at_ms <= ?1 ORDER BY expires_at_ms LIMIT ?2
 )

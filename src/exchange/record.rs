@@ -126,10 +126,12 @@ impl Record {
 
     /// Writes references down, and with them the row as it stands, so that an id that a client has
     /// seen has a row even if the gateway is killed in the next moment.
-    pub(super) fn progress(&self, remember: Vec<Remember>) -> Work {
+    pub(super) fn progress(&mut self, remember: Vec<Remember>) -> Work {
+        let row = self.row.clone();
+        self.row().was_written = true;
         Work {
             remember,
-            row: self.row.clone(),
+            row,
             ..Work::default()
         }
     }
@@ -156,7 +158,9 @@ impl Record {
     /// because it could not be written has not got what the row says.
     pub(super) fn for_refusal(&self, work: &Work) -> Option<Box<Row>> {
         let may_be_refused = self.gateway.settings.refuse_without_store;
-        work.row.clone().filter(|_| may_be_refused)
+        let mut row = work.row.clone().filter(|_| may_be_refused)?;
+        row.was_written = true;
+        Some(row)
     }
 
     /// Takes the row back that could not be written.

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 
+use super::StoreError;
 use crate::limits;
 
 const IDLE: u8 = 0;
@@ -34,19 +35,22 @@ impl Checkpoints {
         path: &Path,
         writer: &Connection,
         beside: Connection,
-    ) -> rusqlite::Result<Checkpoints> {
+    ) -> Result<Checkpoints, StoreError> {
         writer.pragma_update(None, "wal_autocheckpoint", 0)?;
         let mut log = path.as_os_str().to_owned();
         log.push("-wal");
         let (begin, begins) = channel();
         let state = Arc::new(AtomicU8::new(IDLE));
         let done = state.clone();
-        let thread = std::thread::spawn(move || {
-            while begins.recv().is_ok() {
-                write_back(&beside);
-                done.store(DONE, Ordering::Release);
-            }
-        });
+        let thread = std::thread::Builder::new()
+            .name("store-log".to_owned())
+            .spawn(move || {
+                while begins.recv().is_ok() {
+                    write_back(&beside);
+                    done.store(DONE, Ordering::Release);
+                }
+            })
+            .map_err(|source| StoreError::Thread { source })?;
         Ok(Checkpoints {
             log: log.into(),
             commits: 0,

@@ -231,9 +231,13 @@ mod tests {
         write(&connection, &row(2, Outcome::Completed, Some(10)));
         batch(&mut connection, i64::MAX).unwrap();
         assert_eq!(sums(&connection), (1, 0, 0, Some(10)));
-        write(&connection, &row(1, Outcome::Completed, Some(7)));
+        let later = |outcome| Row {
+            was_written: true,
+            ..row(1, outcome, Some(7))
+        };
+        write(&connection, &later(Outcome::Completed));
         assert_eq!(sums(&connection), (2, 0, 0, Some(17)));
-        write(&connection, &row(1, Outcome::Refused, Some(7)));
+        write(&connection, &later(Outcome::Refused));
         assert_eq!(sums(&connection), (2, 1, 0, Some(17)));
         assert_eq!(
             (totals(&connection, "completed"), totals(&connection, "refused")),

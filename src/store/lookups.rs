@@ -30,12 +30,14 @@ pub(super) struct Lookups {
 
 impl Lookups {
     /// The connection is for lookups alone: they wait for nobody who reads the history.
-    pub(super) fn start(connection: Connection) -> Lookups {
+    pub(super) fn start(connection: Connection) -> std::io::Result<Lookups> {
         let (sender, questions) = channel();
-        std::thread::spawn(move || answer_all(&connection, &questions));
-        Lookups {
+        std::thread::Builder::new()
+            .name("store-lookups".to_owned())
+            .spawn(move || answer_all(&connection, &questions))?;
+        Ok(Lookups {
             questions: Mutex::new(sender),
-        }
+        })
     }
 
     /// The owners in the database, in the order of the references.

@@ -113,6 +113,8 @@ pub struct Row {
     pub overhead_us: Option<i64>,
     /// What it cost, where a price is known.
     pub cost: Option<Cost>,
+    /// Whether an earlier state of the row was handed to the writer.
+    pub was_written: bool,
 }
 
 impl Row {
@@ -147,17 +149,34 @@ impl Row {
             duration_ms: None,
             overhead_us: None,
             cost: None,
+            was_written: false,
         }
     }
 
     pub(super) fn record(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let insert = include_str!("../../sql/queries/insert_request.sql");
+        let update = include_str!("../../sql/queries/update_request.sql");
+        // Not one statement for both: SQLite would keep a copy of every page that it changes, in case
+        // that it has to take the statement back.
+        let updated = self.was_written && self.execute(connection, update)? > 0;
+        if !updated {
+            self.execute(connection, insert)?;
+        }
+        // What a move lost is seen beside the turn before; few turns move.
+        if self.affinity == Affinity::Moved && self.usage.is_some_and(|usage| usage.cached.is_some()) {
+            connection
+                .prepare_cached(include_str!("../../sql/queries/settle_move.sql"))?
+                .execute([self.id])?;
+        }
+        Ok(())
+    }
+
+    fn execute(&self, connection: &Connection, query: &str) -> rusqlite::Result<usize> {
         let usage = self.usage.unwrap_or_default();
         let conversation = self.conversation.map(|conversation| conversation.0.hyphenated());
         let mut buffer = uuid::Uuid::encode_buffer();
         let conversation = conversation.map(|id| &*id.encode_lower(&mut buffer));
-        let mut statement =
-            connection.prepare_cached(include_str!("../../sql/queries/record_request.sql"))?;
-        statement.execute(params![
+        connection.prepare_cached(query)?.execute(params![
             self.id,
             self.started_at_ms,
             self.ended_at_ms,
@@ -193,13 +212,6 @@ impl Row {
             self.cost.map(|cost| cost.price_id),
             self.cost.map(|cost| cost.cost_micros),
             self.cost.and_then(|cost| cost.saved_micros),
-        ])?;
-        // What a move lost is seen beside the turn before; few turns move.
-        if self.affinity == Affinity::Moved && usage.cached.is_some() {
-            connection
-                .prepare_cached(include_str!("../../sql/queries/settle_move.sql"))?
-                .execute([self.id])?;
-        }
-        Ok(())
+        ])
     }
 }

@@ -17,10 +17,15 @@ const STEPS: &[M<'static>] = &[
         "../../sql/migrations/0001_accounts_references_requests.sql"
     )),
     M::up(include_str!("../../sql/migrations/0002_prices_and_sums.sql")),
+    M::up(include_str!("../../sql/migrations/0003_recent_references.sql")),
 ];
 
 /// The views, each after those that it reads.
-const VIEWS: [(&str, &str); 9] = [
+const VIEWS: [(&str, &str); 10] = [
+    (
+        "known_references",
+        include_str!("../../sql/views/known_references.sql"),
+    ),
     ("usage_facts", include_str!("../../sql/views/usage_facts.sql")),
     ("turns", include_str!("../../sql/views/turns.sql")),
     ("conversations", include_str!("../../sql/views/conversations.sql")),

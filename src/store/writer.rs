@@ -17,6 +17,7 @@ use super::checkpoint::Checkpoints;
 use super::fold::{self, Fold};
 use super::recent::Recent;
 use super::requests::Row;
+use super::settling::Settling;
 use super::sweep::{self, Lifetimes};
 use crate::account::{AccountId, Status};
 use crate::affinity::Owner;
@@ -29,6 +30,12 @@ pub struct Remember {
     pub digest: [u8; 16],
     /// Where it points.
     pub owner: Owner,
+}
+
+impl Remember {
+    pub(super) fn as_pair(&self) -> (&[u8; 16], &Owner) {
+        (&self.digest, &self.owner)
+    }
 }
 
 /// What is written in one step: all of it or nothing.
@@ -60,9 +67,12 @@ impl Work {
             }
         }
         if let Some(digest) = &self.forget {
-            let mut statement =
-                connection.prepare_cached(include_str!("../../sql/queries/forget_reference.sql"))?;
-            statement.execute([digest])?;
+            for query in [
+                include_str!("../../sql/queries/forget_recent_reference.sql"),
+                include_str!("../../sql/queries/forget_settled_reference.sql"),
+            ] {
+                connection.prepare_cached(query)?.execute([digest])?;
+            }
         }
         if let Some(row) = &self.row {
             fold::write_row(connection, fold, row)?;
@@ -77,9 +87,7 @@ impl Work {
     }
 
     fn remembered(&self) -> impl Iterator<Item = (&[u8; 16], &Owner)> {
-        self.remember
-            .iter()
-            .map(|Remember { digest, owner }| (digest, owner))
+        self.remember.iter().map(Remember::as_pair)
     }
 }
 
@@ -105,7 +113,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, checkpoints: Checkpoints, recent: Arc<Recent>) -> Writer {
+    pub(super) fn start(
+        connection: Connection,
+        checkpoints: Checkpoints,
+        recent: Arc<Recent>,
+        settling: Settling,
+    ) -> std::io::Result<Writer> {
         let (sender, jobs) = mpsc::channel(limits::WRITER_QUEUE_MAX);
         let trouble = Arc::new(Mutex::new(None));
         let runtime = tokio::runtime::Handle::current();
@@ -114,17 +127,21 @@ impl Writer {
             checkpoints,
             jobs,
             recent,
+            settling,
             backlog: VecDeque::new(),
             retry_at: Instant::now(),
             trouble: trouble.clone(),
             runtime: runtime.clone(),
         };
-        Writer {
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || thread.run())?;
+        Ok(Writer {
             jobs: Mutex::new(Some(sender)),
             trouble,
             runtime,
-            thread: Mutex::new(Some(std::thread::spawn(move || thread.run()))),
-        }
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     fn sender(&self) -> Option<mpsc::Sender<Job>> {
@@ -183,6 +200,7 @@ struct WriterThread {
     checkpoints: Checkpoints,
     jobs: mpsc::Receiver<Job>,
     recent: Arc<Recent>,
+    settling: Settling,
     /// What could not be written, oldest first.
     backlog: VecDeque<Work>,
     /// When it is tried again.
@@ -251,7 +269,9 @@ impl WriterThread {
             match job {
                 Job::Write(work, done) => works.push((work, done)),
                 Job::Sweep(lifetimes, now_ms, done) => {
-                    let swept = sweep::batch(&mut self.connection, lifetimes, now_ms);
+                    let settles = self.settling.in_sweep(&mut self.connection);
+                    let swept = settles
+                        .and_then(|more| Ok(sweep::batch(&mut self.connection, lifetimes, now_ms)? || more));
                     self.checkpoints.committed_much(&self.connection);
                     done.send(swept.map_err(StoreError::from)).ok();
                 }
@@ -283,12 +303,25 @@ impl WriterThread {
             }
         }
         self.checkpoints.committed(&self.connection);
+        self.settle();
     }
 
-    fn publish(&self, work: &Work) {
+    /// Behind the back of those who waited: they have their answer.
+    fn settle(&mut self) {
+        if let Err(error) = self.settling.after_commit(&mut self.connection) {
+            tracing::debug!(%error, "references settle later");
+        }
+    }
+
+    fn publish(&mut self, work: &Work) {
+        self.settling.committed(&work.remember);
         self.recent.written(work.remembered());
         if let Some(digest) = &work.forget {
+            self.settling.forget(digest);
             self.recent.forget(digest);
+        }
+        if self.settling.is_full() {
+            self.settle();
         }
     }
 
@@ -354,18 +387,21 @@ fn commit<'a>(connection: &mut Connection, works: impl Iterator<Item = &'a Work>
     for work in works {
         match work.write(&transaction, fold) {
             Ok(()) => {}
-            Err(error) if is_refusal(&error) => {
-                tracing::error!(%error, "the database refused a row; this is a fault of Moorage");
-            }
+            Err(error) if is_refusal(&error) => tell_refusal(&error),
             Err(error) => return Err(error),
         }
     }
     transaction.commit()
 }
 
-fn is_refusal(error: &rusqlite::Error) -> bool {
+/// The schema refuses what is to be written, and would again.
+pub(super) fn is_refusal(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
     )
+}
+
+pub(super) fn tell_refusal(error: &rusqlite::Error) {
+    tracing::error!(%error, "the database refused a row; this is a fault of Moorage");
 }

@@ -379,7 +379,7 @@ async fn a_sweep_of_much_does_not_fill_the_disk_with_its_log() {
     connection
         .execute_batch(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60000)
-             INSERT INTO known_references SELECT randomblob(16), 1, randomblob(16), 1 FROM n;
+             INSERT INTO settled_references SELECT randomblob(16), 1, randomblob(16), 1 FROM n;
              PRAGMA wal_checkpoint(TRUNCATE);",
         )
         .unwrap();

@@ -1,2 +1,2 @@
 -- The owner says that it does not hold this any more.
-DELETE FROM known_references WHERE digest = ?1
+DELETE FROM settled_references WHERE digest = ?1

@@ -1,0 +1,27 @@
+-- A later state of a row. One that is final is not opened again by an older one that comes late.
+UPDATE requests SET
+  ended_at_ms = ?3,
+  account_id = ?5,
+  response_id = ?7,
+  model_served = ?12,
+  service_tier = ?13,
+  affinity = ?14,
+  attempts = ?16,
+  status = ?17,
+  outcome = ?18,
+  error_code = ?19,
+  response_bytes = ?21,
+  input_tokens = ?23,
+  cached_tokens = ?24,
+  cache_write_tokens = ?25,
+  output_tokens = ?26,
+  reasoning_tokens = ?27,
+  usage_source = ?28,
+  first_byte_ms = ?29,
+  first_output_ms = ?30,
+  duration_ms = ?31,
+  overhead_us = ?32,
+  price_id = ?33,
+  cost_micros = ?34,
+  saved_micros = ?35
+WHERE id = ?1 AND (?3 IS NOT NULL OR ended_at_ms IS NULL)

@@ -1,0 +1,13 @@
+-- What a request can point with, as the digest of scope, kind and value, and the
+-- account it points at: what was learnt last, and what has settled.
+CREATE VIEW known_references AS
+WITH recent AS (
+  SELECT digest, account_id, conversation, expires_at_ms, max(number) AS number
+  FROM recent_references
+  GROUP BY digest
+)
+SELECT digest, account_id, conversation, expires_at_ms FROM recent
+UNION ALL
+SELECT s.digest, s.account_id, s.conversation, s.expires_at_ms
+FROM settled_references AS s
+WHERE NOT EXISTS (SELECT 1 FROM recent_references AS r WHERE r.digest = s.digest);
