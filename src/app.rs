@@ -230,17 +230,22 @@ async fn fold(gateway: Arc<Gateway>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        loop {
-            match gateway.store.fold(gateway.settings.lifetimes, now_ms()).await {
-                Ok(true) => tokio::time::sleep(limits::FOLD_PAUSE).await,
-                Ok(false) => break,
-                Err(error) => {
-                    tracing::debug!(%error, "the sums have to wait");
-                    break;
-                }
-            }
+        if let Err(error) = fold_due(&gateway).await {
+            tracing::debug!(%error, "the sums have to wait");
         }
     }
+}
+
+async fn fold_due(gateway: &Gateway) -> Result<(), StoreError> {
+    // Asked once: to count the rows that wait means to read through them.
+    let before_id = gateway
+        .store
+        .fold_due(gateway.settings.lifetimes, now_ms())
+        .await?;
+    while gateway.store.fold(before_id).await? {
+        tokio::time::sleep(limits::FOLD_PAUSE).await;
+    }
+    Ok(())
 }
 
 /// Removes what has expired, in batches with room for clients' work in between.

@@ -95,6 +95,10 @@ pub const RESPONSE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Session names, cache keys and prefixes, after their last use: longer than a prompt cache lives.
 pub const SESSION_TTL: Duration = Duration::from_secs(4 * 3600);
 
+/// The steps of a lifetime in which expiries are told: its end may come late by one of them, ten
+/// minutes in 30 days.
+pub const EXPIRY_STEPS: u32 = 4096;
+
 /// How much of a soft reference's life must have passed before its expiry is written again: a
 /// share of 1/8. It keeps a busy session from writing at every turn.
 pub const SESSION_REFRESH_DIVISOR: u32 = 8;

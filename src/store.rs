@@ -207,13 +207,20 @@ impl Store {
         self.writer.sweep(lifetimes, now_ms).await
     }
 
-    /// Adds one batch of rows that have ended to the sums; tells whether there may be more.
+    /// Below which id rows are to be added to the sums now.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn fold_due(&self, lifetimes: Lifetimes, now_ms: i64) -> Result<i64, StoreError> {
+        let due = move |connection: &Connection| fold::due_below(connection, lifetimes, now_ms);
+        self.read(due).await
+    }
+
+    /// Adds one batch of rows that have ended to the sums, below an id; tells whether there may be more.
     ///
     /// # Errors
     /// As for [`Store::write`].
-    pub async fn fold(&self, lifetimes: Lifetimes, now_ms: i64) -> Result<bool, StoreError> {
-        let due = move |connection: &Connection| fold::due_below(connection, lifetimes, now_ms);
-        let before_id = self.read(due).await?;
+    pub async fn fold(&self, before_id: i64) -> Result<bool, StoreError> {
         self.writer.fold(before_id).await
     }
 

@@ -93,7 +93,7 @@ pub(super) fn to_remember(
     let owner = Owner {
         account,
         conversation,
-        expires_at_ms: now + session_ms,
+        expires_at_ms: expiry(now, lifetimes.session),
     };
     let fresh_until = now + session_ms - session_ms / i64::from(limits::SESSION_REFRESH_DIVISOR);
     let is_stale = |found: &&Found| {
@@ -107,7 +107,7 @@ pub(super) fn to_remember(
         scope: question.scope.clone(),
         account,
         conversation,
-        response_expires_at_ms: now + millis(lifetimes.response),
+        response_expires_at_ms: expiry(now, lifetimes.response),
         soft: soft
             .filter(is_stale)
             .map(|found| Remember {
@@ -125,6 +125,15 @@ pub(super) fn to_remember(
 pub(super) fn followed(found: &[Found]) -> Option<[u8; 16]> {
     let known = |found: &&Found| found.reference.kind.is_hard() && found.owner.is_some();
     Some(found.iter().find(known)?.reference.digest)
+}
+
+/// The end of a lifetime, rounded up by a small share of it: references of about the same time expire
+/// together, and stand together in the index of the sweep.
+fn expiry(now_ms: i64, lifetime: std::time::Duration) -> i64 {
+    let lifetime_ms = millis(lifetime);
+    let step_ms = (lifetime_ms / i64::from(limits::EXPIRY_STEPS)).max(1);
+    let end_ms = now_ms.saturating_add(lifetime_ms);
+    end_ms - end_ms % step_ms + step_ms
 }
 
 fn millis(duration: std::time::Duration) -> i64 {

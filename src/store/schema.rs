@@ -18,6 +18,7 @@ const STEPS: &[M<'static>] = &[
     )),
     M::up(include_str!("../../sql/migrations/0002_prices_and_sums.sql")),
     M::up(include_str!("../../sql/migrations/0003_recent_references.sql")),
+    M::up(include_str!("../../sql/migrations/0004_words_one_by_one.sql")),
 ];
 
 /// The views, each after those that it reads.
