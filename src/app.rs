@@ -1,24 +1,29 @@
 //! The composition root: from a configuration to a gateway that serves. The binary and the tests
 //! start it the same way.
 
+mod roster;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::account::{Account, Secret};
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::clock::now_ms;
 use crate::config::{Config, ConfigError, OnStoreFailure};
 use crate::exchange::{Gateway, Settings};
 use crate::limits;
 use crate::pool::Pool;
+use crate::server::door::Door;
 use crate::server::keys::Keys;
 use crate::server::{self, Bounds, Front, Server};
-use crate::store::client_keys::{self, ClientKey, NewClientKey};
-use crate::store::seal::Seal;
-use crate::store::{self, Connection, Store, StoreError, accounts, prices};
+use crate::store::client_keys;
+use crate::store::{self, AccountRow, Connection, Store, StoreError, Work, prices};
 use crate::upstream::http::Upstream;
+
+use roster::Roster;
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +42,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// Signals cannot be listened to.
+    #[error("signals cannot be listened to: {0}")]
+    Signals(std::io::Error),
     /// The client side of HTTP cannot be set up.
     #[error("the HTTP client cannot be set up: {0}")]
     Client(String),
@@ -50,6 +58,7 @@ pub enum StartError {
 pub struct App {
     server: Server,
     front: Front,
+    roster: Roster,
     sweep_interval: Duration,
     new_admin_key: Option<String>,
 }
@@ -60,12 +69,13 @@ impl App {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(config: Config) -> Result<App, StartError> {
-        check_secrets(&config)?;
+        // What is missing is told before anything is changed.
+        let secrets = roster::secrets(&config)?;
         let path = &config.database;
         let store = Store::open(path, config.file.durability)?;
         let connection = store::open_writable(path, config.file.durability)?;
-        let pool = Pool::new(accounts(&connection, &config)?);
-        let client_keys = keys(&connection, &config)?;
+        let mut found = roster::read(&connection, &config, secrets)?;
+        let pool = Pool::new(std::mem::take(&mut found.accounts), config.file.pool.rotation);
         let prices = prices::keep(&connection, config.file.prices())?;
 
         let limits = &config.file.limits;
@@ -74,6 +84,7 @@ impl App {
         let bounds = Bounds {
             connections: limits.connections,
             shutdown_grace: limits.shutdown_grace,
+            request_head: limits.request_head,
         };
         let server = Server::bind(&config.listen, bounds)
             .await
@@ -81,9 +92,12 @@ impl App {
                 address: config.listen.clone(),
                 source,
             })?;
+        let hang_up = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
         // Last, because it is shown only once: what goes wrong from here on is no reason to end.
         let new_admin_key = ensure_admin_key(&connection)?;
-        let keys = Keys::new(client_keys, client_keys::admin_digest(&connection)?);
+        found.admin = client_keys::admin_digest(&connection)?;
+        let keys = Arc::new(Keys::default());
+        keys.replace(found.client_keys, found.admin);
         drop(connection);
         let settings = Settings {
             lifetimes: config.lifetimes(),
@@ -101,15 +115,27 @@ impl App {
             settings,
             stopping: AtomicBool::new(false),
         };
+        let gateway = Arc::new(gateway);
+        let web = &config.file.web;
         Ok(App {
             server,
             front: Front {
-                gateway: Arc::new(gateway),
-                keys: Arc::new(keys),
+                gateway: gateway.clone(),
+                keys: keys.clone(),
+                door: Arc::new(Door::new(web.allowed_hosts.clone(), web.allowed_origins.clone())),
+                is_tls: false,
                 request_body_bytes_max: limits.request_body_bytes,
                 routing_headers: config.file.answers.routing_headers,
             },
             sweep_interval: config.file.affinity.sweep_interval,
+            roster: Roster {
+                gateway,
+                keys,
+                config,
+                version: found.version,
+                in_order: true,
+                hang_up,
+            },
             new_admin_key,
         })
     }
@@ -138,8 +164,12 @@ impl App {
     /// store is flushed.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let gateway = self.front.gateway.clone();
-        let sweeper = tokio::spawn(sweep(gateway.clone(), self.sweep_interval));
-        let folder = tokio::spawn(fold(gateway.clone()));
+        let tasks = [
+            tokio::spawn(sweep(gateway.clone(), self.sweep_interval)),
+            tokio::spawn(fold(gateway.clone())),
+            tokio::spawn(save(gateway.clone())),
+            tokio::spawn(self.roster.watch()),
+        ];
         let stopping = gateway.clone();
         let stop = async move {
             stop.await;
@@ -147,72 +177,13 @@ impl App {
             tracing::info!("stopping: nothing new is taken, what runs may end");
         };
         self.server.serve(server::router(self.front), stop).await;
-        sweeper.abort();
-        folder.abort();
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        gateway.store.write_later(to_save(&gateway));
         let closed = tokio::task::spawn_blocking(move || gateway.store.close()).await;
         if closed.is_err() {
             tracing::error!("the store did not close in good order");
         }
     }
-}
-
-/// What is missing is told before anything is changed.
-fn check_secrets(config: &Config) -> Result<(), StartError> {
-    for account in &config.file.account {
-        account.secret()?;
-    }
-    for key in &config.file.client_key {
-        key.secret()?;
-    }
-    Ok(())
-}
-
-/// The accounts of the file become those of the database; then all are unlocked.
-fn accounts(connection: &Connection, config: &Config) -> Result<Vec<Account>, StartError> {
-    let invalid = |message| ConfigError::Invalid {
-        path: config.database.clone(),
-        message,
-    };
-    let from_file = config
-        .file
-        .account
-        .iter()
-        .map(|account| account.checked().map_err(invalid));
-    let from_file: Vec<_> = from_file.collect::<Result<_, _>>()?;
-    accounts::reconcile(connection, &from_file, now_ms())?;
-    let mut unlocked = Vec::new();
-    let seal = Seal::open(&config.database)?;
-    for stored in accounts::list(connection)? {
-        let position = from_file
-            .iter()
-            .position(|account| account.name == stored.account.name);
-        let secret: Option<Secret> = match position {
-            Some(index) => Some(config.file.account[index].secret()?),
-            None => None,
-        };
-        unlocked.extend(stored.unlock(&seal, secret)?);
-    }
-    Ok(unlocked)
-}
-
-/// The client keys of the file become those of the database; then all are listed.
-fn keys(connection: &Connection, config: &Config) -> Result<Vec<ClientKey>, StartError> {
-    let settings = &config.file.client_key;
-    let secrets: Vec<Secret> = settings
-        .iter()
-        .map(|key| key.secret())
-        .collect::<Result<_, _>>()?;
-    let keys: Vec<NewClientKey<'_>> = settings
-        .iter()
-        .zip(&secrets)
-        .map(|(key, secret)| NewClientKey {
-            name: &key.name,
-            scope: key.scope.as_deref(),
-            key: secret.reveal(),
-        })
-        .collect();
-    client_keys::reconcile(connection, &keys, now_ms())?;
-    Ok(client_keys::list(connection)?)
 }
 
 fn ensure_admin_key(connection: &Connection) -> Result<Option<String>, StartError> {
@@ -264,5 +235,31 @@ async fn sweep(gateway: Arc<Gateway>, interval: Duration) {
                 }
             }
         }
+    }
+}
+
+/// Writes down, every now and then, whose turn it is and what was said about quotas.
+async fn save(gateway: Arc<Gateway>) {
+    let mut ticks = tokio::time::interval(limits::STANDING_SAVE);
+    loop {
+        ticks.tick().await;
+        let work = to_save(&gateway);
+        if !work.accounts.is_empty() {
+            gateway.store.write(work).await.ok();
+        }
+    }
+}
+
+fn to_save(gateway: &Gateway) -> Work {
+    let changed = gateway.pool.to_save().into_iter();
+    Work {
+        accounts: changed
+            .map(|changed| AccountRow {
+                account: changed.account,
+                rotation: changed.rotation,
+                quota: changed.quota,
+            })
+            .collect(),
+        ..Work::default()
     }
 }

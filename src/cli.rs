@@ -9,6 +9,7 @@ mod serve;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -16,7 +17,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::account::Secret;
 use crate::config::{Config, Places, from_environment, from_file};
+use crate::limits;
 use crate::simulator::command::SimulateArgs;
+use crate::store;
 
 /// A gateway for the OpenAI Responses API that keeps every conversation on the account that holds
 /// its history.
@@ -134,6 +137,35 @@ fn log_to_stderr(format: LogFormat) -> tracing_appender::non_blocking::WorkerGua
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
     guard
+}
+
+/// Tells what was done and, if a gateway runs over the database, waits until it has taken it over.
+fn tell_taken_over(config: &Config, version: i64, done: &str) -> anyhow::Result<()> {
+    if !store::is_served(&config.database) {
+        println!("{done}");
+        return Ok(());
+    }
+    let connection = store::open_readable(&config.database)?;
+    let begin = Instant::now();
+    loop {
+        let roster = store::roster::read(&connection)?;
+        if roster.applied >= version {
+            return match roster.trouble {
+                None => {
+                    println!("{done} The running gateway has taken it over.");
+                    Ok(())
+                }
+                Some(trouble) => {
+                    anyhow::bail!("{done} But the running gateway could not take it over: {trouble}")
+                }
+            };
+        }
+        anyhow::ensure!(
+            begin.elapsed() < limits::ROSTER_APPLIED,
+            "{done} But the running gateway has not taken it over yet; its log may say why"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Where a secret comes from: never from an argument, which every user of the machine can see.

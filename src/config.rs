@@ -9,16 +9,19 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::account::check_name;
 use crate::price::Price;
 use crate::store::{Durability, Lifetimes};
 
 pub use entries::{AccountSettings, ClientKeySettings};
-pub use entries::{check_base_url, check_name, from_environment, from_file, own_domain};
+pub use entries::{from_environment, from_file};
 pub use prices::PriceSettings;
-pub use settings::{AffinitySettings, AnswerSettings, LimitSettings, UsageSettings, parse_duration};
+pub use settings::{
+    AffinitySettings, AnswerSettings, LimitSettings, PoolSettings, UsageSettings, WebSettings, parse_duration,
+};
 
 /// What a gateway needs to know before it starts.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Where it listens.
     pub listen: String,
@@ -26,6 +29,8 @@ pub struct Config {
     pub database: PathBuf,
     /// What the file says, or would say by default.
     pub file: File,
+    /// Where it was looked for.
+    pub places: Places,
 }
 
 /// Why there is no configuration, in words that say what to do.
@@ -63,7 +68,7 @@ pub enum ConfigError {
 }
 
 /// The file `moorage.toml`. Every setting has a default; an unknown one is an error.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct File {
     /// Where to listen.
@@ -84,6 +89,10 @@ pub struct File {
     pub answers: AnswerSettings,
     /// What tokens cost.
     pub price: Vec<PriceSettings>,
+    /// How accounts take turns.
+    pub pool: PoolSettings,
+    /// Who may open the page and the admin API.
+    pub web: WebSettings,
     /// The accounts.
     pub account: Vec<AccountSettings>,
     /// The client keys.
@@ -123,6 +132,7 @@ impl Config {
     pub fn load(places: Places) -> Result<Config, ConfigError> {
         let path = places
             .config
+            .clone()
             .or_else(|| xdg("XDG_CONFIG_HOME", ".config", "moorage.toml").filter(|path| path.exists()));
         let file = match &path {
             Some(path) => File::read(path)?,
@@ -131,17 +141,20 @@ impl Config {
         let beside = path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
         let database = places
             .database
+            .clone()
             .or_else(|| file.database.as_ref().map(|database| beside.join(database)))
             .or_else(|| xdg("XDG_DATA_HOME", ".local/share", "moorage.db"))
             .ok_or(ConfigError::NoHome)?;
         let listen = places
             .listen
+            .clone()
             .or_else(|| file.listen.clone())
             .unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
         Ok(Config {
             listen,
             database,
             file,
+            places,
         })
     }
 

@@ -20,13 +20,13 @@ use crate::account::{AccountId, Kind};
 use crate::affinity::{self, ConversationId, Decision, Found, Plan};
 use crate::clock::now_ms;
 use crate::error::Error;
-use crate::pool::{Lease, NoLease, Pool};
+use crate::pool::{Changed, Lease, NoLease, Pool, Ticket, Wish};
 use crate::price::Prices;
 use crate::request::{self, Envelope};
 use crate::response::refusal::LOST;
-use crate::retry::{self, Next};
+use crate::retry::{self, Next, Spent};
 use crate::store::requests::{Affinity, Transport};
-use crate::store::{Lifetimes, Store, Work};
+use crate::store::{Lifetimes, StandingRow, Store, Work};
 use crate::upstream::headers;
 use crate::upstream::http::{Outgoing, Upstream};
 
@@ -124,13 +124,18 @@ async fn converse(
     let envelope = read_envelope(&question.body)?;
     record.describe(&question.body, &envelope);
     let found = references::find(gateway, &question, &envelope).await?;
-    let conversation = affinity::conversation(&found, envelope.has_history).unwrap_or_default();
+    let known_conversation = affinity::conversation(&found, envelope.has_history);
+    let conversation = known_conversation.unwrap_or_default();
     record.row().conversation = Some(conversation);
 
     let mut turn = Turn {
         gateway,
         found: &found,
         hard: envelope.previous_response_id.as_deref(),
+        model: envelope.model.as_deref(),
+        begins: known_conversation.is_none(),
+        began: body_read,
+        faults: 0,
         tried: Vec::new(),
         waited: Duration::ZERO,
         last: None,
@@ -153,7 +158,10 @@ async fn converse(
         );
         let sent = attempt::send(gateway, lease, outgoing, envelope.stream, movable).await;
         match sent {
-            Ok(attempt) => break attempt,
+            Ok(attempt) => {
+                gateway.pool.answered(attempt.account.id);
+                break attempt;
+            }
             Err(failed) => {
                 if let Some(attempt) = turn.failed(failed, &planned, record).await? {
                     break attempt;
@@ -210,6 +218,13 @@ struct Turn<'a> {
     found: &'a [Found],
     /// The hard reference in clear, for the error that names it.
     hard: Option<&'a str>,
+    /// The model that the request names.
+    model: Option<&'a str>,
+    /// Whether a new conversation begins.
+    begins: bool,
+    began: Instant,
+    /// Attempts that failed by a fault of transport or server.
+    faults: u32,
     tried: Vec<AccountId>,
     waited: Duration,
     /// What the last attempt that failed would tell the client.
@@ -218,7 +233,7 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     fn plan(&self, record: &mut Record) -> Result<Plan, Error> {
-        let plan = affinity::plan(self.found, &self.gateway.pool.view(now_ms()));
+        let plan = affinity::plan(self.found, &self.gateway.pool.view(self.model, now_ms()));
         record.row().affinity_by = plan.by;
         match &plan.decision {
             Decision::Unknown => {
@@ -239,14 +254,15 @@ impl Turn<'_> {
         }
     }
 
-    /// Leases an account, waiting a bounded time for a cooldown or a free place. `None` if all
-    /// that may serve have been tried.
+    /// Leases an account, waiting a bounded time for a cooldown, or in line for a free place.
+    /// `None` if all that may serve have been tried.
     async fn lease(&mut self, plan: &Plan, record: &mut Record) -> Result<Option<Lease>, Error> {
+        let mut ticket: Option<Ticket> = None;
         loop {
             let pool = &self.gateway.pool;
             let freed = pool.freed();
             let now = now_ms();
-            let none = match pool.lease(&plan.decision, &self.tried, now) {
+            let none = match pool.lease(&self.wish(plan), ticket.as_ref(), now) {
                 Ok(lease) => return Ok(Some(lease)),
                 Err(NoLease::Tried) => return Ok(None),
                 Err(none) => none,
@@ -257,7 +273,10 @@ impl Turn<'_> {
                 NoLease::CoolingDown { until_ms, .. } => {
                     Some(until(*until_ms, now)).filter(|wait| *wait <= patience)
                 }
-                NoLease::Full { .. } => Some(patience).filter(|wait| !wait.is_zero()),
+                NoLease::Full { .. } if !patience.is_zero() => {
+                    ticket = ticket.or_else(|| pool.stand_in_line(&self.wish(plan)));
+                    ticket.is_some().then_some(patience)
+                }
                 _ => None,
             };
             let Some(wait) = wait else {
@@ -267,11 +286,18 @@ impl Turn<'_> {
                 };
                 return Err(no_lease(none, now));
             };
-            match none {
-                NoLease::Full { .. } => drop(tokio::time::timeout(wait, freed).await),
-                _ => tokio::time::sleep(wait).await,
-            }
+            // Whatever it waits for: a person may change the accounts meanwhile.
+            tokio::time::timeout(wait, freed).await.ok();
             self.waited += begin.elapsed();
+        }
+    }
+
+    fn wish<'b>(&'b self, plan: &'b Plan) -> Wish<'b> {
+        Wish {
+            decision: &plan.decision,
+            tried: &self.tried,
+            model: self.model,
+            begins: self.begins,
         }
     }
 
@@ -288,23 +314,36 @@ impl Turn<'_> {
         if failed.signal.is_none() {
             self.tried.push(failed.account.id);
         }
-        if let Some(signal) = &failed.signal
-            && let Some(status) = self.gateway.pool.note(failed.account.id, signal, now_ms())
+        let pool = &self.gateway.pool;
+        match failed.failure.is_fault() {
+            true => {
+                self.faults += 1;
+                pool.fault(failed.account.id, now_ms());
+            }
+            false => pool.answered(failed.account.id),
+        }
+        if let Some(signal) = failed.signal.clone()
+            && let Some(changed) = pool.note(failed.account.id, &signal.of_model(self.model), now_ms())
         {
             tracing::warn!(
                 account = failed.account.name,
-                status = status.word(),
+                status = changed.standing.word(failed.account.switch, now_ms()),
                 code = failed.code,
                 "account status changed"
             );
             let work = Work {
-                status: Some((failed.account.id, status)),
+                standing: Some(standing_row(changed)),
                 ..Work::default()
             };
             self.gateway.store.write(work).await.ok();
         }
         self.forget_lost_response(&failed).await;
-        let next = retry::next(failed.failure, pinned, record.row().attempts);
+        let spent = Spent {
+            attempts: record.row().attempts,
+            faults: self.faults,
+            time: self.began.elapsed(),
+        };
+        let next = retry::next(failed.failure, pinned, spent);
         self.last = Some(failed);
         match next {
             Next::Again => Ok(None),
@@ -332,7 +371,7 @@ impl Turn<'_> {
             account: None,
             until_ms: now + 1000,
         };
-        Err(match self.gateway.pool.lease(&plan.decision, &self.tried, now) {
+        Err(match self.gateway.pool.lease(&self.wish(plan), None, now) {
             Err(none) => no_lease(none, now),
             // One has come back in this moment, or there are more of them than attempts.
             Ok(_) => no_lease(soon, now),
@@ -349,6 +388,22 @@ impl Turn<'_> {
             self.gateway.store.write(work).await.ok();
         }
     }
+}
+
+/// A new standing of an account, as it is written down.
+fn standing_row(changed: Changed) -> Box<StandingRow> {
+    let Changed {
+        account,
+        revision,
+        sequence,
+        standing,
+    } = changed;
+    Box::new(StandingRow {
+        account,
+        revision,
+        sequence,
+        standing,
+    })
 }
 
 fn until(until_ms: i64, now_ms: i64) -> Duration {

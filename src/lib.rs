@@ -12,7 +12,8 @@
 //! # The rooms
 //!
 //! - The domain, plain data and plain functions, with no I/O and no clock: [`account`],
-//!   [`affinity`], [`request`], [`response`], [`price`], [`retry`], [`error`], [`limits`].
+//!   [`affinity`], [`breaker`], [`price`], [`quota`], [`request`], [`response`], [`retry`],
+//!   [`error`], [`limits`].
 //! - The world: [`store`] (SQLite), [`upstream`] (HTTP towards the accounts), [`server`] (HTTP
 //!   towards the clients), [`pool`] (the accounts now), [`clock`].
 //! - The story: [`exchange`].
@@ -38,6 +39,7 @@
 pub mod account;
 pub mod affinity;
 pub mod app;
+pub mod breaker;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -46,6 +48,7 @@ pub mod exchange;
 pub mod limits;
 pub mod pool;
 pub mod price;
+pub mod quota;
 pub mod request;
 pub mod response;
 pub mod retry;

@@ -89,6 +89,70 @@ pub const EXHAUSTED_PROBE: Duration = Duration::from_secs(10 * 60);
 /// probably a mistake in units, and would lock the account for good.
 pub const COOLDOWN_MAX: Duration = Duration::from_secs(8 * 24 * 3600);
 
+/// Models of one account that are limited at once. A pool asks for a dozen. At it: a further limit
+/// is not noted, so that its account is simply asked again.
+pub const LIMITED_MODELS_MAX: usize = 64;
+
+/// Quota windows that are kept of one account. Real upstreams tell two or three, and some more for
+/// single features. At it: further ones are not kept.
+pub const QUOTA_WINDOWS_MAX: usize = 16;
+
+/// Faults of transport or server in a row, after which an account is left alone for a moment. Some
+/// happen in any network; more in a row are seldom chance. At it: its breaker opens.
+pub const BREAKER_FAULTS: u32 = 5;
+
+/// How long a breaker stays open at first, in milliseconds: long enough to spare a server that
+/// restarts, shorter than a pinned request waits. Then one request probes.
+pub const BREAKER_OPEN_MS: i64 = 1000;
+
+/// How long a breaker stays open at most, in milliseconds. It doubles with every probe that fails;
+/// at the bound it is probed twice a minute.
+pub const BREAKER_OPEN_MS_MAX: i64 = 30_000;
+
+/// How soon a request looks again at an account that is being probed, in milliseconds. A probe is
+/// as long as an answer's beginning; looking costs nothing.
+pub const BREAKER_LOOK_MS: i64 = 250;
+
+/// Requests that wait for a free place on an account. Each holds its body meanwhile. At it: 429,
+/// `account_busy`, at once.
+pub const QUEUE_MAX: usize = 1024;
+
+/// How long all attempts of one exchange may take together, up to the last one's beginning. SDKs
+/// give up at ten minutes. At it: no further attempt is made, and the client gets the last error.
+pub const ATTEMPTS_TIME: Duration = Duration::from_secs(60);
+
+/// How often the gateway looks whether a command has changed accounts or keys: a person waits for
+/// it. It is one read of one row.
+pub const ROSTER_LOOK: Duration = Duration::from_millis(500);
+
+/// How long a command waits for the running gateway to take a change over. It needs a second. At
+/// it: the command says so, and the change waits in the database.
+pub const ROSTER_APPLIED: Duration = Duration::from_secs(10);
+
+/// How often rotation and quota are written down, where they have changed. What a kill loses of
+/// them is whose turn it was.
+pub const STANDING_SAVE: Duration = Duration::from_secs(1);
+
+/// How long a login on the page is valid: a month of a person's own machine.
+pub const ADMIN_SESSION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Logins that are valid at once. A person has a few browsers. At it: the oldest one ends.
+pub const ADMIN_SESSIONS_MAX: u32 = 32;
+
+/// Wrong admin keys that one address may send before it has to wait. People mistype some times. At
+/// it: 429 with `Retry-After`, doubling from one second with every further one.
+pub const WRONG_ADMIN_KEYS: u32 = 5;
+
+/// The longest wait after wrong admin keys, and how long they are remembered.
+pub const WRONG_ADMIN_KEYS_WAIT: Duration = Duration::from_secs(60);
+
+/// Addresses whose wrong admin keys are remembered. At it: those whose wait is over are forgotten,
+/// and if there are none, everybody unknown waits.
+pub const WRONG_ADMIN_KEYS_ADDRESSES: usize = 4096;
+
+/// The body of a request to the admin API. They are small forms. Larger: 413.
+pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
+
 /// Responses and other hard references: as long as the upstream keeps them, 30 days.
 pub const RESPONSE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 

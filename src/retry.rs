@@ -1,5 +1,7 @@
 //! What to do after an attempt failed: a plain function over the failure and what it cost so far.
 
+use std::time::Duration;
+
 use crate::limits;
 
 /// How an attempt failed, before anything of it reached the client.
@@ -29,10 +31,37 @@ pub enum Next {
     GiveUp,
 }
 
-/// Decides. `attempts` counts those made, this one included; `pinned` says that only the accounts
-/// of one state domain may serve, where the caller plans again among them.
-pub fn next(failure: Failure, pinned: bool, attempts: u32) -> Next {
-    if attempts >= limits::ATTEMPTS_MAX {
+/// What an exchange has spent so far.
+#[derive(Debug, Clone, Copy)]
+pub struct Spent {
+    /// Attempts that were made, the failed one included.
+    pub attempts: u32,
+    /// Those of them that failed by a fault of transport or server.
+    pub faults: u32,
+    /// Since the request was there whole.
+    pub time: Duration,
+}
+
+impl Failure {
+    /// Whether the way to the account or its server is at fault: that counts in its breaker, and
+    /// nowhere else.
+    pub fn is_fault(self) -> bool {
+        match self {
+            Failure::NotSent | Failure::Unanswered | Failure::Timeout => true,
+            Failure::Refused { status, .. } => status >= 500,
+        }
+    }
+}
+
+/// Decides. `pinned` says that only the accounts of one state domain may serve, where the caller
+/// plans again among them.
+pub fn next(failure: Failure, pinned: bool, spent: Spent) -> Next {
+    let Spent {
+        attempts,
+        faults,
+        time,
+    } = spent;
+    if attempts >= limits::ATTEMPTS_MAX || time >= limits::ATTEMPTS_TIME {
         return Next::GiveUp;
     }
     match failure {
@@ -46,7 +75,7 @@ pub fn next(failure: Failure, pinned: bool, attempts: u32) -> Next {
         Failure::Refused {
             status: 500 | 502 | 503 | 504 | 529,
             ..
-        } if attempts == 1 && !pinned => Next::Again,
+        } if faults <= 1 && !pinned => Next::Again,
         Failure::Refused { .. } => Next::GiveUp,
     }
 }
@@ -61,29 +90,78 @@ mod tests {
             status,
             about_account,
         };
+        let limit = |status| refused(status, true);
+        let own = |status| refused(status, false);
+        // A failure, whether it is pinned, the attempts and the faults among them, seconds spent.
         let cases = [
-            (Failure::NotSent, false, 1, Next::Again),
-            (Failure::NotSent, true, 1, Next::Again),
-            (Failure::Unanswered, false, 1, Next::GiveUp),
-            (Failure::Timeout, false, 1, Next::GiveUp),
-            (refused(429, true), false, 1, Next::Again),
-            (refused(429, true), true, 1, Next::Again),
-            (refused(401, true), false, 2, Next::Again),
-            (refused(503, false), false, 1, Next::Again),
-            (refused(503, false), false, 2, Next::GiveUp),
-            (refused(503, false), true, 1, Next::GiveUp),
-            (refused(400, false), false, 1, Next::GiveUp),
-            (refused(404, false), false, 1, Next::GiveUp),
-            (refused(413, false), false, 1, Next::GiveUp),
-            (refused(422, false), false, 1, Next::GiveUp),
-            (refused(429, true), false, limits::ATTEMPTS_MAX, Next::GiveUp),
+            // Nothing was sent: anywhere else, or once more at home.
+            (Failure::NotSent, false, (1, 1, 0), Next::Again),
+            (Failure::NotSent, true, (1, 1, 0), Next::Again),
+            (Failure::NotSent, false, (4, 4, 0), Next::Again),
+            // It may have run.
+            (Failure::Unanswered, false, (1, 1, 0), Next::GiveUp),
+            (Failure::Unanswered, true, (1, 1, 0), Next::GiveUp),
+            (Failure::Timeout, false, (1, 1, 0), Next::GiveUp),
+            (Failure::Timeout, true, (1, 1, 0), Next::GiveUp),
+            // The account's limit or credential: the next account, or home after its cooldown.
+            (limit(429), false, (1, 0, 0), Next::Again),
+            (limit(429), true, (1, 0, 0), Next::Again),
+            (limit(429), false, (5, 0, 0), Next::Again),
+            (limit(402), false, (1, 0, 0), Next::Again),
+            (limit(401), false, (2, 0, 0), Next::Again),
+            (limit(403), false, (1, 0, 0), Next::Again),
+            // A server's fault: once more, elsewhere.
+            (own(500), false, (1, 1, 0), Next::Again),
+            (own(502), false, (1, 1, 0), Next::Again),
+            (own(503), false, (1, 1, 0), Next::Again),
+            (own(504), false, (1, 1, 0), Next::Again),
+            (own(529), false, (1, 1, 0), Next::Again),
+            (own(503), false, (3, 1, 0), Next::Again),
+            (own(503), false, (2, 2, 0), Next::GiveUp),
+            (own(503), true, (1, 1, 0), Next::GiveUp),
+            // An error in the request.
+            (own(400), false, (1, 0, 0), Next::GiveUp),
+            (own(403), false, (1, 0, 0), Next::GiveUp),
+            (own(404), false, (1, 0, 0), Next::GiveUp),
+            (own(413), false, (1, 0, 0), Next::GiveUp),
+            (own(422), false, (1, 0, 0), Next::GiveUp),
+            // Both budgets end it.
+            (limit(429), false, (limits::ATTEMPTS_MAX, 0, 0), Next::GiveUp),
+            (limit(429), false, (1, 0, 59), Next::Again),
+            (limit(429), false, (1, 0, 60), Next::GiveUp),
+            (Failure::NotSent, true, (1, 1, 60), Next::GiveUp),
         ];
-        for (failure, pinned, attempts, expected) in cases {
+        for (failure, pinned, (attempts, faults, seconds), expected) in cases {
+            let spent = Spent {
+                attempts,
+                faults,
+                time: Duration::from_secs(seconds),
+            };
             assert_eq!(
-                next(failure, pinned, attempts),
+                next(failure, pinned, spent),
                 expected,
-                "{failure:?} {pinned} {attempts}"
+                "{failure:?} {pinned} {spent:?}"
             );
+        }
+    }
+
+    #[test]
+    fn only_transport_and_servers_count_in_the_breaker() {
+        let refused = |status| Failure::Refused {
+            status,
+            about_account: false,
+        };
+        for fault in [
+            Failure::NotSent,
+            Failure::Unanswered,
+            Failure::Timeout,
+            refused(500),
+            refused(529),
+        ] {
+            assert!(fault.is_fault(), "{fault:?}");
+        }
+        for answer in [400, 401, 403, 404, 429] {
+            assert!(!refused(answer).is_fault(), "{answer}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod body;
+pub mod door;
 pub mod errors;
 pub mod keys;
 mod listen;
@@ -16,6 +17,7 @@ use crate::exchange::Gateway;
 pub use listen::{Bounds, Server};
 pub use router::router;
 
+use door::Door;
 use keys::Keys;
 
 /// What the handlers share.
@@ -25,6 +27,10 @@ pub struct Front {
     pub gateway: Arc<Gateway>,
     /// Who may call.
     pub keys: Arc<Keys>,
+    /// Who may come in through the page and the admin API.
+    pub door: Arc<Door>,
+    /// Whether clients speak TLS with this server itself.
+    pub is_tls: bool,
     /// The largest request body, after decompression.
     pub request_body_bytes_max: usize,
     /// Whether answers say how they were routed.

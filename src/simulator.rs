@@ -125,6 +125,7 @@ impl SimulatedAccount {
         let bounds = Bounds {
             connections: CONNECTIONS,
             shutdown_grace: Duration::ZERO,
+            request_head: crate::limits::REQUEST_HEAD,
         };
         let server = Server::bind(&account.listen.to_string(), bounds).await?;
         let base_url = format!("http://{}/v1", server.address());

@@ -5,6 +5,7 @@
 //! small map of what was written last ([`recent`]) stands in front of the references.
 
 pub mod accounts;
+pub mod admin_sessions;
 mod checkpoint;
 pub mod client_keys;
 mod fold;
@@ -13,6 +14,7 @@ mod lookups;
 pub mod prices;
 mod recent;
 pub mod requests;
+pub mod roster;
 mod schema;
 pub mod seal;
 mod settling;
@@ -36,7 +38,7 @@ use lookups::Lookups;
 use recent::Recent;
 use settling::Settling;
 pub use sweep::Lifetimes;
-pub use writer::{Remember, Work};
+pub use writer::{AccountRow, Remember, StandingRow, Work};
 
 /// What went wrong with the database, in words for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +99,10 @@ pub struct Store {
     writer: writer::Writer,
     recent: Arc<Recent>,
     last_request_id: AtomicI64,
+    /// Between those who change accounts and keys and the one who takes that over.
+    pub take_over: roster::TakeOver,
     path: PathBuf,
+    durability: Durability,
     /// Held as long as this gateway serves the database; the system lets go of it at any death.
     _lock: std::fs::File,
 }
@@ -137,7 +142,9 @@ impl Store {
             recent,
             // Behind all that ever were, also those that are swept or were never written.
             last_request_id: AtomicI64::new(last_id.max(first_id_at(now_ms()))),
+            take_over: roster::TakeOver::default(),
             path: path.to_owned(),
+            durability,
             _lock: lock,
         })
     }
@@ -238,10 +245,36 @@ impl Store {
         task.await.map_err(|_| StoreError::Closed)?
     }
 
+    /// Makes a change that is no client's work, on a connection of its own and on a thread where it
+    /// may take its time: what a person does to accounts, keys and sessions.
+    ///
+    /// # Errors
+    /// What the change says, or that the database cannot be written.
+    pub async fn change<T, F>(&self, change: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (path, durability) = (self.path.clone(), self.durability);
+        let task = tokio::task::spawn_blocking(move || change(&open_writable(&path, durability)?));
+        task.await.map_err(|_| StoreError::Closed)?
+    }
+
     /// Writes what is left and ends the writer. Blocks until that is done.
     pub fn close(&self) {
         self.writer.close();
     }
+}
+
+/// Begins a transaction that will write. It takes the lock at once: one that has read before it wants
+/// to write is refused without a wait if the gateway has committed meanwhile.
+fn begin(connection: &Connection) -> rusqlite::Result<rusqlite::Transaction<'_>> {
+    rusqlite::Transaction::new_unchecked(connection, rusqlite::TransactionBehavior::Immediate)
+}
+
+/// Whether a gateway serves this database now.
+pub fn is_served(path: &Path) -> bool {
+    matches!(lock(path), Err(StoreError::InUse(_)))
 }
 
 /// One gateway at a time: what it keeps in memory must not be changed behind its back.

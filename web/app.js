@@ -1,7 +1,7 @@
-// Reads the overview with the admin key and shows it. The key stays in this tab.
+// Reads the overview and shows it. The admin key is exchanged for a cookie that no script can read.
 
 const REFRESH_MS = 5000;
-const KEY = "moorage-admin-key";
+const SESSION = "admin/api/v1/session";
 
 const TODAY = [
   ["requests", "requests"],
@@ -113,7 +113,6 @@ function show(overview) {
 
 function askForKey(message) {
   clearInterval(refresh);
-  sessionStorage.removeItem(KEY);
   element("history").hidden = true;
   element("login").hidden = false;
   element("login-error").textContent = message;
@@ -122,10 +121,8 @@ function askForKey(message) {
 
 async function load() {
   try {
-    const answer = await fetch("admin/api/overview", {
-      headers: { authorization: `Bearer ${sessionStorage.getItem(KEY)}` },
-    });
-    if (answer.status === 401) return askForKey("This is not the admin key.");
+    const answer = await fetch("admin/api/overview");
+    if (answer.status === 401) return askForKey("");
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     show(await answer.json());
   } catch (error) {
@@ -134,17 +131,29 @@ async function load() {
 }
 
 function begin() {
+  clearInterval(refresh);
   load();
   refresh = setInterval(load, REFRESH_MS);
 }
 
+async function logIn(key) {
+  const answer = await fetch(SESSION, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ key }),
+  });
+  if (answer.ok) return begin();
+  const told = await answer.json().catch(() => null);
+  const wrong = answer.status === 401 ? "This is not the admin key." : told?.error?.message;
+  askForKey(wrong ?? `status ${answer.status}`);
+}
+
 element("login").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem(KEY, element("key").value.trim());
+  const key = element("key").value.trim();
   element("key").value = "";
   element("login-error").textContent = "";
-  begin();
+  logIn(key).catch((error) => askForKey(error.message));
 });
 
-if (sessionStorage.getItem(KEY)) begin();
-else askForKey("");
+begin();

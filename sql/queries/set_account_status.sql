@@ -1,2 +1,3 @@
--- What a person has switched off stays off, also if a gateway that runs does not know of it yet.
-UPDATE accounts SET status = ?2, status_until_ms = ?3, status_reason = ?4 WHERE id = ?1 AND status <> 'disabled'
+-- What was learned before a person's last change does not count, nor what is older than what is here.
+UPDATE accounts SET status = ?4, status_until_ms = ?5, status_reason = ?6, limited_models = ?7, status_sequence = ?3
+WHERE id = ?1 AND revision = ?2 AND status_sequence < ?3

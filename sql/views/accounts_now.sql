@@ -1,4 +1,4 @@
--- The accounts, what state each is in, and what it did today (UTC). A
+-- The accounts, what state each is in, what to do about it, and what it did today (UTC). A
 -- conversation is live for four hours after its last turn.
 CREATE VIEW accounts_now AS
 WITH
@@ -27,6 +27,9 @@ SELECT
   a.name AS account,
   a.kind,
   CASE
+    WHEN a.switch = 'off' THEN 'disabled'
+    WHEN a.status IN ('expired', 'disabled') THEN a.status
+    WHEN a.switch = 'draining' THEN 'draining'
     WHEN a.status IN ('cooling_down', 'exhausted') AND a.status_until_ms <= c.now_ms THEN 'active'
     ELSE a.status
   END AS status,
@@ -35,11 +38,26 @@ SELECT
     WHEN a.status_until_ms > c.now_ms THEN strftime('%Y-%m-%dT%H:%M:%fZ', a.status_until_ms / 1000.0, 'unixepoch')
   END AS until,
   CASE
+    WHEN a.switch <> 'on' AND a.switch_reason IS NOT NULL THEN a.switch_reason
+    WHEN a.switch = 'off' THEN 'by the operator'
     WHEN a.status_until_ms IS NULL OR a.status_until_ms > c.now_ms THEN a.status_reason
   END AS reason,
   coalesce(l.conversations, 0) AS live_conversations,
   coalesce(t.requests, 0) AS requests_today,
-  t.cached_percent AS cached_percent_today
+  t.cached_percent AS cached_percent_today,
+  -- The models that are limited now though the account is not.
+  (SELECT group_concat(json_extract(m.value, '$.model') || ' until '
+      || strftime('%Y-%m-%dT%H:%M:%SZ', json_extract(m.value, '$.until_ms') / 1000.0, 'unixepoch'), ', ')
+    FROM json_each(a.limited_models) AS m
+    WHERE json_extract(m.value, '$.until_ms') > c.now_ms) AS limited_models,
+  CASE
+    WHEN a.switch <> 'on' THEN 'moorage account enable ' || a.name
+    WHEN a.status = 'expired' AND a.kind = 'codex' THEN 'codex login, then: moorage account enable ' || a.name
+    WHEN a.status = 'expired' AND a.source = 'file' THEN 'put a new key where moorage.toml says, then: moorage account enable ' || a.name
+    WHEN a.status = 'expired' THEN 'give it a new key: moorage account add ' || a.name || ' …'
+    WHEN a.status = 'disabled' THEN 'ask its provider, then: moorage account enable ' || a.name
+    WHEN a.status = 'exhausted' AND a.status_until_ms > c.now_ms THEN 'wait, or add quota and then: moorage account enable ' || a.name
+  END AS what_to_do
 FROM accounts AS a, clock AS c
 LEFT JOIN today AS t ON t.account_id = a.id
 LEFT JOIN live AS l ON l.account_id = a.id

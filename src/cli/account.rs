@@ -2,14 +2,15 @@
 
 use clap::{Args, Subcommand};
 
-use crate::account::Kind;
+use crate::account::{Kind, Switch, check_base_url, check_name, own_domain};
 use crate::clock::now_ms;
-use crate::config::{Config, check_base_url, check_name, own_domain};
-use crate::store::accounts::{self, NewAccount};
+use crate::config::Config;
+use crate::store::accounts::{self, Change, NewAccount};
+use crate::store::seal::Seal;
 use crate::store::{self};
 
-use super::SecretSource;
 use super::history::{self, print};
+use super::{SecretSource, tell_taken_over};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AccountCommand {
@@ -22,7 +23,7 @@ pub(super) enum AccountCommand {
         /// Its name
         name: String,
     },
-    /// Use an account again
+    /// Use an account again, and forget what kept it away
     Enable {
         /// Its name
         name: String,
@@ -31,11 +32,25 @@ pub(super) enum AccountCommand {
     Disable {
         /// Its name
         name: String,
+        /// Why, for those who read the list
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let nothing new begin on an account; what lives there goes on
+    Drain {
+        /// Its name
+        name: String,
+        /// Why, for those who read the list
+        #[arg(long)]
+        reason: Option<String>,
     },
     /// Remove an account; its history stays
     Remove {
         /// Its name
         name: String,
+        /// Also if conversations live on it: their next turns are refused
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -57,6 +72,9 @@ pub(super) struct AddArgs {
     /// Its share of the load, relative to the others
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     weight: u32,
+    /// Those of the highest priority are used first
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    priority: i32,
     /// How many requests may run on it at once
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_concurrent: Option<u32>,
@@ -64,61 +82,63 @@ pub(super) struct AddArgs {
 
 pub(super) fn run(command: AccountCommand, config: &Config) -> anyhow::Result<()> {
     let open = || store::open_writable(&config.database, config.file.durability);
-    let known = |name: &str, found: bool, done: &str| match found {
-        true => {
-            println!("{name}: {done}. A gateway that runs takes it over at its next start.");
-            Ok(())
-        }
-        false => Err(anyhow::anyhow!("no account is named '{name}'")),
+    let turn = |name: &str, to, reason: Option<&str>, done| {
+        let change = accounts::switch(&open()?, name, to, reason)?;
+        changed(config, name, change, done)
     };
     match command {
         AccountCommand::Add(args) => add(args, config),
         AccountCommand::List => print(history::accounts(&open()?)?, history::Format::Table),
         AccountCommand::Show { name } => show(&name, config),
-        AccountCommand::Enable { name } => known(&name, accounts::enable(&open()?, &name, true)?, "enabled"),
-        AccountCommand::Disable { name } => {
-            known(&name, accounts::enable(&open()?, &name, false)?, "disabled")
+        AccountCommand::Enable { name } => turn(&name, Switch::On, None, "enabled"),
+        AccountCommand::Disable { name, reason } => turn(&name, Switch::Off, reason.as_deref(), "disabled"),
+        AccountCommand::Drain { name, reason } => {
+            turn(&name, Switch::Draining, reason.as_deref(), "draining")?;
+            let live = accounts::live_conversations(&open()?, &name)?;
+            println!("{live} conversations live on it; 'moorage account list' shows how many remain.");
+            Ok(())
         }
-        AccountCommand::Remove { name } => {
-            if is_in_file(&name, config) {
-                anyhow::bail!("the account '{name}' is in the configuration file; remove it there");
-            }
-            known(&name, accounts::remove(&open()?, &name, now_ms())?, "removed")
+        AccountCommand::Remove { name, force } => {
+            let change = accounts::remove(&open()?, &name, force, now_ms())?;
+            changed(config, &name, change, "removed")
         }
     }
 }
 
 fn add(args: AddArgs, config: &Config) -> anyhow::Result<()> {
     check_name(&args.name).map_err(anyhow::Error::msg)?;
-    if is_in_file(&args.name, config) {
-        anyhow::bail!(
-            "the account '{}' is in the configuration file; change it there",
-            args.name
-        );
-    }
     let account = NewAccount {
         kind: args.kind,
         base_url: check_base_url(&args.base_url).map_err(anyhow::Error::msg)?,
         state_domain: args.state_domain.unwrap_or_else(|| own_domain(&args.name)),
         weight: args.weight,
+        priority: args.priority,
         max_concurrent: args.max_concurrent,
+        auth_file: None,
         name: args.name,
     };
     let secret = args.secret.read()?;
     let connection = store::open_writable(&config.database, config.file.durability)?;
-    accounts::add(&connection, &config.database, &account, &secret, now_ms())?;
-    println!(
-        "{}: added. Its key is sealed in {}.",
-        account.name,
-        config.database.display()
-    );
-    println!("A gateway that runs takes it over at its next start.");
+    let seal = Seal::open(&config.database)?;
+    let change = accounts::add(&connection, &seal, &account, Some(&secret), now_ms())?;
+    changed(config, &account.name, change, "added")?;
+    println!("Its key is sealed in {}.", config.database.display());
     Ok(())
 }
 
-fn is_in_file(name: &str, config: &Config) -> bool {
-    let mut accounts = config.file.account.iter();
-    accounts.any(|account| account.checked().is_ok_and(|account| account.name == name))
+/// Tells what became of a change.
+fn changed(config: &Config, name: &str, change: Change, done: &str) -> anyhow::Result<()> {
+    match change {
+        Change::Made(version) => tell_taken_over(config, version, &format!("{name}: {done}.")),
+        Change::Unknown => anyhow::bail!("no account is named '{name}'"),
+        Change::InFile => anyhow::bail!(
+            "the account '{name}' is in the configuration file; change it there, and send SIGHUP to the gateway"
+        ),
+        Change::InUse(live) => anyhow::bail!(
+            "{live} conversations live on the account '{name}'; 'moorage account drain {name}' lets them end, \
+             and --force removes it all the same"
+        ),
+    }
 }
 
 fn show(name: &str, config: &Config) -> anyhow::Result<()> {
@@ -130,14 +150,16 @@ fn show(name: &str, config: &Config) -> anyhow::Result<()> {
         anyhow::bail!("no account is named '{name}'");
     };
     let account = &stored.account;
-    let (status, until_ms, reason) = stored.status.columns();
-    let until = until_ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    let (_, until_ms, reason) = stored.standing.status.columns();
+    let at = |ms| jiff::Timestamp::from_millisecond(ms).map_or("-".to_owned(), |at| at.to_string());
+    let status = stored.standing.word(stored.switch, now_ms());
     let lines = [
         ("name", account.name.clone()),
         ("kind", account.kind.as_str().to_owned()),
         ("base_url", account.base_url.clone()),
         ("state_domain", account.state_domain.clone()),
         ("weight", account.weight.to_string()),
+        ("priority", account.priority.to_string()),
         (
             "max_concurrent",
             account
@@ -146,11 +168,37 @@ fn show(name: &str, config: &Config) -> anyhow::Result<()> {
         ),
         ("source", stored.source.clone()),
         ("status", status.to_owned()),
-        ("until", until.map_or("-".to_owned(), |until| until.to_string())),
-        ("reason", reason.unwrap_or("-").to_owned()),
+        ("until", until_ms.map_or("-".to_owned(), at)),
+        (
+            "reason",
+            stored
+                .switch_reason
+                .as_deref()
+                .or(reason)
+                .unwrap_or("-")
+                .to_owned(),
+        ),
     ];
     for (word, value) in lines {
         println!("{word:<15} {value}");
+    }
+    for limited in &stored.standing.limited_models {
+        println!(
+            "limited         {} until {} ({})",
+            limited.model,
+            at(limited.until_ms),
+            limited.reason
+        );
+    }
+    for window in &stored.quota.windows {
+        let percent = window
+            .used_percent
+            .map_or("-".to_owned(), |percent| format!("{percent:.1} %"));
+        let resets = window.resets_at_ms.map_or("-".to_owned(), at);
+        println!(
+            "quota           {}: used {percent}, begins anew {resets}",
+            window.name
+        );
     }
     Ok(())
 }

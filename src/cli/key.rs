@@ -2,14 +2,16 @@
 
 use clap::Subcommand;
 
+use crate::account::check_name;
 use crate::clock::now_ms;
-use crate::config::{Config, check_name};
-use crate::store::accounts::Source;
-use crate::store::client_keys::{self, NewClientKey};
+use crate::config::Config;
+use crate::store::accounts::Change;
+use crate::store::client_keys::{self, KeyBounds, NewClientKey};
 use crate::store::history::Rows;
 use crate::store::{self};
 
 use super::history::{Format, print};
+use super::tell_taken_over;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
@@ -41,66 +43,65 @@ pub(super) enum AdminKeyCommand {
     Reset,
 }
 
-const TAKES_EFFECT: &str = "A gateway that runs takes it over at its next start.";
-
 pub(super) fn run(command: KeyCommand, config: &Config) -> anyhow::Result<()> {
     let connection = store::open_writable(&config.database, config.file.durability)?;
-    let unknown = |name: &str| anyhow::anyhow!("no client key is named '{name}'");
     match command {
         KeyCommand::Add { name, scope } => {
             check_name(&name).map_err(anyhow::Error::msg)?;
-            let names = client_keys::list(&connection)?;
-            if names.iter().any(|key| key.name == name)
-                || config.file.client_key.iter().any(|key| key.name == name)
-            {
-                anyhow::bail!(
-                    "there is a client key '{name}' already; 'moorage key rotate {name}' gives it a new secret"
-                );
-            }
             let key = client_keys::generate("mk")?;
             let new = NewClientKey {
                 name: &name,
                 scope: scope.as_deref(),
                 key: &key,
+                bounds: &KeyBounds::default(),
             };
-            client_keys::add(&connection, &new, Source::Command, now_ms())?;
+            let Some(version) = client_keys::add(&connection, &new, now_ms())? else {
+                anyhow::bail!(
+                    "there is a client key '{name}' already; 'moorage key rotate {name}' gives it a new secret"
+                );
+            };
             show_once(&name, &key);
+            tell_taken_over(config, version, &format!("{name}: added."))
         }
-        KeyCommand::List => print(list(&connection)?, Format::Table)?,
+        KeyCommand::List => print(list(&connection)?, Format::Table),
         KeyCommand::Rotate { name } => {
-            if config.file.client_key.iter().any(|key| key.name == name) {
-                anyhow::bail!("the client key '{name}' is in the configuration file; change it there");
-            }
             let key = client_keys::generate("mk")?;
-            if !client_keys::rotate(&connection, &name, &key)? {
-                return Err(unknown(&name));
-            }
+            let version = made(&name, client_keys::rotate(&connection, &name, &key)?)?;
             show_once(&name, &key);
+            tell_taken_over(config, version, &format!("{name}: rotated."))
         }
         KeyCommand::Revoke { name } => {
-            if config.file.client_key.iter().any(|key| key.name == name) {
-                anyhow::bail!("the client key '{name}' is in the configuration file; remove it there");
-            }
-            if !client_keys::revoke(&connection, &name, now_ms())? {
-                return Err(unknown(&name));
-            }
-            println!("{name}: revoked. {TAKES_EFFECT}");
+            let version = made(&name, client_keys::revoke(&connection, &name, now_ms())?)?;
+            tell_taken_over(config, version, &format!("{name}: revoked."))
         }
     }
-    Ok(())
+}
+
+fn made(name: &str, change: Change) -> anyhow::Result<i64> {
+    match change {
+        Change::Made(version) => Ok(version),
+        Change::InFile => anyhow::bail!(
+            "the client key '{name}' is in the configuration file; change it there, and send SIGHUP to the gateway"
+        ),
+        _ => anyhow::bail!("no client key is named '{name}'"),
+    }
 }
 
 pub(super) fn run_admin(command: &AdminKeyCommand, config: &Config) -> anyhow::Result<()> {
     let AdminKeyCommand::Reset = command;
     let connection = store::open_writable(&config.database, config.file.durability)?;
     let key = client_keys::generate("ma")?;
-    client_keys::set_admin(&connection, &key)?;
-    show_once("admin key", &key);
-    Ok(())
+    let version = client_keys::set_admin(&connection, &key)?;
+    println!("The admin key, for the page; it is shown only now:\n\n    {key}\n");
+    tell_taken_over(
+        config,
+        version,
+        "The old one is valid no more, and nobody is logged in.",
+    )
 }
 
 fn show_once(name: &str, key: &str) {
-    println!("{name}: the key is shown only now. {TAKES_EFFECT}\n\n    {key}\n");
+    println!("{name}: the key is shown only now:\n\n    {key}\n");
 }
 
 fn list(connection: &store::Connection) -> anyhow::Result<Rows> {

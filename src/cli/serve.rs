@@ -34,14 +34,14 @@ fn tell(app: &App, address: SocketAddr) -> std::io::Result<()> {
     if app.has_no_accounts() {
         writeln!(
             out,
-            "No account is set up yet. Add one, then start again:\n\n    \
+            "No account is set up yet. Add one:\n\n    \
              moorage account add NAME --base-url https://api.openai.com/v1 --api-key-env VARIABLE\n"
         )?;
     }
     if app.has_no_client_keys() {
         writeln!(
             out,
-            "No client key is set up yet. Make one, then start again:\n\n    moorage key add NAME\n"
+            "No client key is set up yet. Make one:\n\n    moorage key add NAME\n"
         )?;
     }
     out.flush()

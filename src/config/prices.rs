@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::price::Price;
 
 /// What a million tokens of a model cost, from a day on.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PriceSettings {
     model: String,

@@ -7,9 +7,10 @@ use jiff::{Span, SpanRelativeTo};
 use serde::{Deserialize, Deserializer};
 
 use crate::limits;
+use crate::pool::Rotation;
 
 /// How conversations are kept together.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AffinitySettings {
     /// Lifetime of responses and other hard references.
@@ -53,7 +54,7 @@ const SESSION_HEADERS: [&str; 6] = [
 ];
 
 /// How long the history is kept.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UsageSettings {
     /// Usage rows; after it they are folded into the hourly sums.
@@ -76,7 +77,7 @@ impl Default for UsageSettings {
 }
 
 /// Caps and timeouts that an operator may need to change.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitSettings {
     /// A request body, after decompression.
@@ -98,6 +99,9 @@ pub struct LimitSettings {
     pub shutdown_grace: Duration,
     /// Open client connections.
     pub connections: usize,
+    /// For a client to send the head of a request.
+    #[serde(deserialize_with = "duration")]
+    pub request_head: Duration,
 }
 
 impl Default for LimitSettings {
@@ -110,12 +114,13 @@ impl Default for LimitSettings {
             stream_comment: limits::STREAM_COMMENT,
             shutdown_grace: limits::SHUTDOWN_GRACE,
             connections: limits::CONNECTIONS_MAX,
+            request_head: limits::REQUEST_HEAD,
         }
     }
 }
 
 /// What clients are told.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AnswerSettings {
     /// Whether answers carry `x-moorage-request-id`, `-account` and `-affinity`.
@@ -128,6 +133,24 @@ impl Default for AnswerSettings {
             routing_headers: true,
         }
     }
+}
+
+/// How accounts take turns.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PoolSettings {
+    /// Whose turn it is.
+    pub rotation: Rotation,
+}
+
+/// Who may open the page and the admin API.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebSettings {
+    /// The names under which this machine is called, besides `localhost` and plain addresses.
+    pub allowed_hosts: Vec<String>,
+    /// The origins of pages whose scripts may call `/v1`, as in `https://chat.example.org`.
+    pub allowed_origins: Vec<String>,
 }
 
 /// A duration as people write it: `30d`, `4h`, `10m`, `1h 30m`, `250ms`. Days have 24 hours.

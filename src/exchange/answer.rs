@@ -11,10 +11,10 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::{HeaderMap, StatusCode};
 
-use crate::account::{AccountId, Signal, Status};
+use crate::account::{AccountId, Signal};
 use crate::clock::now_ms;
 use crate::error::Error;
-use crate::pool::Lease;
+use crate::pool::{Changed, Lease};
 use crate::response::Outcome;
 use crate::response::refusal::{LOST, Refusal};
 use crate::store::{StoreError, Work};
@@ -23,7 +23,7 @@ use crate::upstream::headers;
 use super::attempt::{Attempt, Reader, Step};
 use super::record::Record;
 use super::references::ToRemember;
-use super::{Gateway, Routing};
+use super::{Gateway, Routing, standing_row};
 
 /// An answer whose first bytes are ready.
 #[derive(Debug)]
@@ -189,7 +189,7 @@ impl AnswerBody {
         let begin = Instant::now();
         self.note_times();
         let outcome = self.reader.outcome().filter(|_| !self.is_final);
-        let status = self.note_account(outcome);
+        let changed = self.note_account(outcome);
         let remember = self.remember.take_new(&self.reader.facts);
         let mut work = match outcome {
             Some(outcome) => {
@@ -199,7 +199,7 @@ impl AnswerBody {
                 self.is_final = true;
                 self.record.finish(outcome, &self.reader.facts, remember)
             }
-            None if remember.is_empty() && status.is_none() => return Ok(()),
+            None if remember.is_empty() && changed.is_none() => return Ok(()),
             None if self.is_final => Work {
                 remember,
                 ..Work::default()
@@ -209,7 +209,7 @@ impl AnswerBody {
                 self.record.progress(remember)
             }
         };
-        work.status = status.map(|status| (self.account, status));
+        work.standing = changed.map(standing_row);
         if outcome == Some(Outcome::Failed) && self.reader.facts.error_code.as_deref() == Some(LOST) {
             work.forget = self.remember.follows;
         }
@@ -223,14 +223,14 @@ impl AnswerBody {
     }
 
     /// Tells the pool what the answer says about its account: that it works, once there is output,
-    /// or what made it fail. Gives the account's new status, if it changed.
-    fn note_account(&mut self, outcome: Option<Outcome>) -> Option<Status> {
+    /// or what made it fail. Gives the account's new standing, if it changed.
+    fn note_account(&mut self, outcome: Option<Outcome>) -> Option<Changed> {
         let failure = (outcome == Some(Outcome::Failed))
             .then(|| Refusal::of_event(&self.reader.facts).signal())
             .flatten();
         let works = outcome == Some(Outcome::Completed) || self.reader.output_began;
         let signal = match failure {
-            Some(signal) => signal,
+            Some(signal) => signal.of_model(self.record.row().model_asked.as_deref()),
             None if works && !self.is_known_to_work => {
                 self.is_known_to_work = true;
                 Signal::Worked

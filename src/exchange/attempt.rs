@@ -13,14 +13,16 @@ use crate::clock::now_ms;
 use crate::error::Error;
 use crate::limits;
 use crate::pool::Lease;
+use crate::quota::Quota;
 use crate::response::document::Scanner;
 use crate::response::events::{self, Meaning, Splitter};
 use crate::response::refusal::Refusal;
 use crate::response::{Facts, Outcome};
 use crate::retry::Failure;
+use crate::store::Work;
 use crate::upstream::http::{Incoming, IncomingBody, Outgoing, SendError};
 
-use super::Gateway;
+use super::{Gateway, standing_row};
 
 /// An attempt whose answer can be passed on.
 #[derive(Debug)]
@@ -91,6 +93,13 @@ pub(super) async fn send(
         headers,
         body,
     } = incoming;
+    let quota = Quota::of_headers(&headers, now_ms());
+    if let Some(changed) = gateway.pool.note_quota(account.id, quota, now_ms()) {
+        gateway.store.write_later(Work {
+            standing: Some(standing_row(changed)),
+            ..Work::default()
+        });
+    }
     let idle = gateway.settings.upstream_idle;
     let reader = Reader::new(body, &headers, status, stream, idle);
     let attempt = Attempt {

@@ -81,7 +81,7 @@ pub(super) fn to_remember(
     let now = now_ms();
     let lifetimes = &gateway.settings.lifetimes;
     let session_ms = millis(lifetimes.session);
-    let is_detour = match affinity::plan(found, &gateway.pool.view(now)).decision {
+    let is_detour = match affinity::plan(found, &gateway.pool.view(None, now)).decision {
         Decision::Preferred(preferred) => preferred != account,
         // One of the same state domain stood in.
         Decision::Pinned(members) => members.first().is_some_and(|home| *home != account),

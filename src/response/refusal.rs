@@ -66,7 +66,11 @@ impl Refusal {
         match self.status {
             402 => Some(Signal::QuotaExhausted { code, retry_after }),
             429 if is_quota(&code) => Some(Signal::QuotaExhausted { code, retry_after }),
-            429 => Some(Signal::RateLimited { code, retry_after }),
+            429 => Some(Signal::RateLimited {
+                code,
+                retry_after,
+                model: None,
+            }),
             401 => Some(Signal::CredentialRefused { code }),
             403 if is_deactivation(&code) => Some(Signal::Deactivated { code }),
             _ => None,
@@ -83,6 +87,7 @@ fn is_quota(code: &str) -> bool {
             | "organization_usage_limit_exceeded"
             | "organization_spend_limit_exceeded"
             | "project_spend_limit_exceeded"
+            | "usage_limit_reached"
             | "usage_not_included"
     )
 }

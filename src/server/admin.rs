@@ -1,30 +1,112 @@
-//! `/admin/api`: what the page and scripts read. Needs the admin key, also from this machine.
+//! `/admin/api`: what the page and scripts read and change. All of it needs the admin key, also from
+//! this machine: in a header, or exchanged for a cookie by a login.
 
-use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
+mod accounts;
+mod keys;
+mod session;
+
+use axum::Router;
+use axum::body::to_bytes;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Json, Response};
+use axum::routing::{get, post};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::clock::now_ms;
+use crate::limits;
+use crate::store::accounts::Change;
 use crate::store::{Connection, StoreError, history};
 
+use super::door::{Peer, is_of_own_page};
 use super::{Front, errors};
 
-/// Turns that the overview shows.
-const OVERVIEW_TURNS: u32 = 100;
+/// All routes below `/admin/api`.
+pub(super) fn router(front: &Front) -> Router<Front> {
+    let behind_the_key = Router::new()
+        .route("/overview", get(overview))
+        .route("/v1/accounts", get(accounts::list).post(accounts::add))
+        .route(
+            "/v1/accounts/{name}",
+            get(accounts::show).delete(accounts::remove),
+        )
+        .route("/v1/accounts/{name}/enable", post(accounts::enable))
+        .route("/v1/accounts/{name}/disable", post(accounts::disable))
+        .route("/v1/accounts/{name}/drain", post(accounts::drain))
+        .route("/v1/keys", get(keys::list).post(keys::add))
+        .route("/v1/keys/{name}/rotate", post(keys::rotate))
+        .route("/v1/keys/{name}/revoke", post(keys::revoke))
+        .layer(middleware::from_fn_with_state(front.clone(), guard));
+    let all = behind_the_key.route(
+        "/v1/session",
+        post(session::begin).get(session::show).delete(session::end),
+    );
+    Router::new().nest("/admin/api", all).layer(
+        // What it tells is nobody else's, and tomorrow it is something else.
+        middleware::map_response(async |mut response: Response| {
+            let no_store = HeaderValue::from_static("no-store");
+            response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+            response
+        }),
+    )
+}
 
-/// The sums of today, the accounts, and the last turns.
-pub(super) async fn overview(State(front): State<Front>, headers: HeaderMap) -> Response {
-    if !front.keys.is_admin(&headers) {
-        return errors::not_admin();
+/// Lets in whoever has the admin key, or is logged in and asks from this server's own page.
+async fn guard(State(front): State<Front>, request: Request, next: Next) -> Response {
+    if let Some(presented) = super::keys::presented(request.headers()) {
+        return match check_key(&front, Peer::of(&request), presented) {
+            None => next.run(request).await,
+            Some(refused) => refused,
+        };
     }
-    match front.gateway.store.read(read_overview).await {
-        Ok(overview) => {
-            let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-            (no_store, Json(overview)).into_response()
-        }
+    let token = session_token(&request);
+    match session::is_valid(&front, token).await {
+        Ok(true) => next.run(request).await,
+        Ok(false) => errors::not_admin(),
         Err(error) => errors::unreadable(&error),
     }
 }
+
+/// What is answered to a key that is not the admin key; nothing to the one that is. Whoever is
+/// wrong too often has to wait, and is not listened to meanwhile: that would tell whether the next
+/// guess was right.
+fn check_key(front: &Front, peer: Peer, presented: &str) -> Option<Response> {
+    if let Some(wait) = front.door.must_wait(peer, now_ms()) {
+        return Some(errors::too_many_wrong_keys(wait));
+    }
+    match front.keys.is_admin(presented) {
+        true => {
+            front.door.was_right(peer);
+            None
+        }
+        false => {
+            front.door.was_wrong(peer, now_ms());
+            Some(errors::not_admin())
+        }
+    }
+}
+
+/// The token in the cookie, if the page that sends it is this server's own. What changes something
+/// must say so itself; what only reads must not say otherwise.
+fn session_token(request: &Request) -> Option<String> {
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    is_of_own_page(request.headers(), request.uri(), changes)
+        .then(|| session::token(request.headers()))
+        .flatten()
+}
+
+/// The sums of today, the accounts, and the last turns.
+async fn overview(State(front): State<Front>) -> Response {
+    match front.gateway.store.read(read_overview).await {
+        Ok(overview) => Json(overview).into_response(),
+        Err(error) => errors::unreadable(&error),
+    }
+}
+
+/// Turns that the overview shows.
+const OVERVIEW_TURNS: u32 = 100;
 
 fn read_overview(connection: &Connection) -> Result<Value, StoreError> {
     Ok(json!({
@@ -32,4 +114,37 @@ fn read_overview(connection: &Connection) -> Result<Value, StoreError> {
         "accounts": history::accounts_now(connection)?.objects(),
         "turns": history::recent_turns(connection, OVERVIEW_TURNS)?.objects(),
     }))
+}
+
+/// Reads a small JSON object. It must say that it is one: no form of another page can.
+async fn read_json<T: DeserializeOwned>(request: Request) -> Result<T, Response> {
+    let media_type = request.headers().get(header::CONTENT_TYPE);
+    let media_type = media_type.and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = media_type.split(';').next().unwrap_or("").trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(errors::not_json());
+    }
+    let body = to_bytes(request.into_body(), limits::ADMIN_BODY_BYTES_MAX).await;
+    let body = body.map_err(|_| errors::admin_body_too_large())?;
+    serde_json::from_slice(&body).map_err(|error| errors::invalid_request(error.to_string()))
+}
+
+/// What is answered to a change: once the gateway has taken it over, or knows why not.
+async fn made(
+    front: &Front,
+    what: &'static str,
+    name: &str,
+    change: Result<Change, StoreError>,
+    told: Value,
+) -> Response {
+    match change {
+        Ok(Change::Made(version)) => match front.gateway.store.take_over.ask_for(version).await {
+            true => Json(told).into_response(),
+            false => errors::not_taken_over(),
+        },
+        Ok(Change::Unknown) => errors::unknown_name(what, name),
+        Ok(Change::InFile) => errors::in_file(what, name),
+        Ok(Change::InUse(live)) => errors::in_use(name, live),
+        Err(error) => errors::unwritable(&error),
+    }
 }

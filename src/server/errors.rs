@@ -170,6 +170,109 @@ pub(super) fn not_admin() -> Response {
     .into_response()
 }
 
+/// Whoever was wrong about the admin key too often has to wait.
+pub(super) fn too_many_wrong_keys(wait: Duration) -> Response {
+    Told {
+        retry_after: Some(wait),
+        ..plain(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_error",
+            "too_many_wrong_keys",
+            "The admin key was wrong too often. No key is looked at until the time is over.".to_owned(),
+        )
+    }
+    .into_response()
+}
+
+/// The request names a host that this server is not known as.
+pub(super) fn unknown_host() -> Response {
+    let message = "This server is not called by this name. If it should be: allowed_hosts in the section \
+                   [web] of moorage.toml."
+        .to_owned();
+    let status = StatusCode::MISDIRECTED_REQUEST;
+    plain(status, INVALID_REQUEST, "unknown_host", message).into_response()
+}
+
+/// The path holds dots or slashes that could mean something else to someone else.
+pub(super) fn odd_path() -> Response {
+    let message = "The path has parts that are empty, '.' or '..', or hides a slash.".to_owned();
+    plain(StatusCode::BAD_REQUEST, INVALID_REQUEST, "invalid_path", message).into_response()
+}
+
+/// A request to the admin API is not as it should be.
+pub(super) fn invalid_request(message: String) -> Response {
+    plain(
+        StatusCode::BAD_REQUEST,
+        INVALID_REQUEST,
+        "invalid_request",
+        message,
+    )
+    .into_response()
+}
+
+/// A request to the admin API does not say that it is JSON.
+pub(super) fn not_json() -> Response {
+    let message = "Send JSON, with the header 'content-type: application/json'.".to_owned();
+    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    plain(status, INVALID_REQUEST, "not_json", message).into_response()
+}
+
+/// A request to the admin API is larger than any that makes sense.
+pub(super) fn admin_body_too_large() -> Response {
+    let message = format!(
+        "The request body did not arrive whole, or is larger than {} bytes.",
+        crate::limits::ADMIN_BODY_BYTES_MAX
+    );
+    let status = StatusCode::PAYLOAD_TOO_LARGE;
+    plain(status, INVALID_REQUEST, "body_too_large", message).into_response()
+}
+
+/// Nothing is named so.
+pub(super) fn unknown_name(what: &str, name: &str) -> Response {
+    let message = format!("No {what} is named '{name}'.");
+    plain(StatusCode::NOT_FOUND, INVALID_REQUEST, "unknown_name", message).into_response()
+}
+
+/// Something is named so already.
+pub(super) fn name_taken(what: &str, name: &str) -> Response {
+    let message = format!("There is a {what} '{name}' already.");
+    plain(StatusCode::CONFLICT, INVALID_REQUEST, "name_taken", message).into_response()
+}
+
+/// It is kept in the configuration file.
+pub(super) fn in_file(what: &str, name: &str) -> Response {
+    let message = format!("The {what} '{name}' is in the configuration file; change it there.");
+    plain(StatusCode::CONFLICT, INVALID_REQUEST, "in_file", message).into_response()
+}
+
+/// Conversations live on the account.
+pub(super) fn in_use(name: &str, live: i64) -> Response {
+    let message = format!(
+        "{live} conversations live on the account '{name}'. Drain it first, or remove it with force: they \
+         will be answered that their account is gone."
+    );
+    plain(StatusCode::CONFLICT, INVALID_REQUEST, "account_in_use", message).into_response()
+}
+
+/// The change is in the database, and the gateway did not take it over.
+pub(super) fn not_taken_over() -> Response {
+    let message = "The change is written, and not in effect yet; the log says why.".to_owned();
+    plain(StatusCode::ACCEPTED, SERVER, "not_taken_over", message).into_response()
+}
+
+/// The database could not be written for the page.
+pub(super) fn unwritable(error: &crate::store::StoreError) -> Response {
+    tracing::error!(%error, "a change could not be written");
+    let message = "The change could not be written; the log says why.".to_owned();
+    plain(
+        StatusCode::SERVICE_UNAVAILABLE,
+        SERVER,
+        "store_unavailable",
+        message,
+    )
+    .into_response()
+}
+
 /// The database could not be read for the page.
 pub(super) fn unreadable(error: &crate::store::StoreError) -> Response {
     tracing::error!(%error, "the database could not be read");

@@ -1,6 +1,7 @@
 //! Who may call: client keys, and the admin key.
 
 use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -8,43 +9,53 @@ use subtle::ConstantTimeEq as _;
 
 use crate::store::client_keys::{ClientKey, digest};
 
-/// The keys of a running gateway, as digests.
+/// The keys of a running gateway, as digests. They are replaced while it runs.
 #[derive(Debug, Default)]
 pub struct Keys {
+    ring: RwLock<Arc<Ring>>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
     /// By the first bytes of the digest, which tell nothing of the key; the whole digest is then
     /// compared in constant time.
-    clients: HashMap<[u8; 8], ClientKey>,
+    clients: HashMap<[u8; 8], Arc<ClientKey>>,
     admin: Option<[u8; 32]>,
 }
 
 impl Keys {
-    /// Takes the keys from the database.
-    pub fn new(clients: Vec<ClientKey>, admin: Option<[u8; 32]>) -> Keys {
-        let by_digest = clients.into_iter().map(|key| (short(&key.digest), key));
-        Keys {
+    /// Takes these keys instead of those before.
+    pub fn replace(&self, clients: Vec<ClientKey>, admin: Option<[u8; 32]>) {
+        let by_digest = clients.into_iter().map(|key| (short(&key.digest), Arc::new(key)));
+        let ring = Arc::new(Ring {
             clients: by_digest.collect(),
             admin,
-        }
+        });
+        // What is behind the lock is whole, whatever panicked.
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
+    }
+
+    fn ring(&self) -> Arc<Ring> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether no client key is there, so that nobody can call.
     pub fn is_empty(&self) -> bool {
-        self.clients.is_empty()
+        self.ring().clients.is_empty()
     }
 
     /// The client key of a request, if it has a valid one.
-    pub fn identify(&self, headers: &HeaderMap) -> Option<&ClientKey> {
+    pub fn identify(&self, headers: &HeaderMap) -> Option<Arc<ClientKey>> {
         let digest = digest(presented(headers)?);
-        let key = self.clients.get(&short(&digest))?;
-        bool::from(key.digest.ct_eq(&digest)).then_some(key)
+        let ring = self.ring();
+        let key = ring.clients.get(&short(&digest))?;
+        bool::from(key.digest.ct_eq(&digest)).then(|| key.clone())
     }
 
-    /// Whether a request carries the admin key.
-    pub fn is_admin(&self, headers: &HeaderMap) -> bool {
-        match (presented(headers), &self.admin) {
-            (Some(key), Some(admin)) => bool::from(digest(key).ct_eq(admin)),
-            _ => false,
-        }
+    /// Whether this is the admin key.
+    pub fn is_admin(&self, presented: &str) -> bool {
+        let admin = self.ring().admin;
+        admin.is_some_and(|admin| bool::from(digest(presented).ct_eq(&admin)))
     }
 }
 
@@ -54,7 +65,7 @@ fn short(digest: &[u8; 32]) -> [u8; 8] {
 }
 
 /// The key in `Authorization: Bearer`, where OpenAI's clients put it, or in `x-api-key`.
-fn presented(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn presented(headers: &HeaderMap) -> Option<&str> {
     let Some(value) = headers.get(AUTHORIZATION) else {
         return headers.get("x-api-key")?.to_str().ok();
     };

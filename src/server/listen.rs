@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -13,14 +15,17 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tower::util::MapRequest;
 
-use crate::limits;
+use super::door::Peer;
 
 /// The bounds of a server.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// Open connections.
     pub connections: usize,
+    /// For the head of a request.
+    pub request_head: Duration,
     /// For running exchanges after the signal to stop.
     pub shutdown_grace: Duration,
 }
@@ -65,9 +70,14 @@ impl Server {
                 Some(_) = connections.join_next() => continue,
                 () = &mut stop => break,
             };
-            let (stream, place) = accepted;
-            let service = TowerToHyperService::new(router.clone());
-            let connection = http1_builder().serve_connection(TokioIo::new(stream), service);
+            let (stream, peer, place) = accepted;
+            let service = MapRequest::new(router.clone(), move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(peer);
+                request
+            });
+            let service = TowerToHyperService::new(service);
+            let connection =
+                http1_builder(self.bounds.request_head).serve_connection(TokioIo::new(stream), service);
             let connection = graceful.watch(connection);
             connections.spawn(async move {
                 if let Err(error) = connection.await {
@@ -87,16 +97,14 @@ impl Server {
     }
 }
 
-fn http1_builder() -> http1::Builder {
+fn http1_builder(request_head: Duration) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits::REQUEST_HEAD);
+    builder.timer(TokioTimer::new()).header_read_timeout(request_head);
     builder
 }
 
 /// Waits for room, then for a client.
-async fn accept(listener: &TcpListener, room: Arc<Semaphore>) -> (TcpStream, impl Drop + Send + use<>) {
+async fn accept(listener: &TcpListener, room: Arc<Semaphore>) -> (TcpStream, Peer, impl Drop + Send + use<>) {
     loop {
         let Ok(place) = room.clone().acquire_owned().await else {
             // The semaphore is never closed.
@@ -104,10 +112,10 @@ async fn accept(listener: &TcpListener, room: Arc<Semaphore>) -> (TcpStream, imp
             continue;
         };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // An event must not wait for the acknowledgement of the one before it.
                 stream.set_nodelay(true).ok();
-                return (stream, place);
+                return (stream, Peer(peer.ip()), place);
             }
             Err(error) => {
                 // Out of descriptors, mostly: those that end make room.

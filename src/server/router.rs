@@ -3,14 +3,17 @@
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{Request, StatusCode, Uri};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
+use axum::middleware;
 use axum::response::{IntoResponse as _, Json, Response};
 use axum::routing::{get, post};
 use tower::util::MapRequestLayer;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 use tower_http::decompression::{DecompressionBody, RequestDecompressionLayer};
 
-use super::{Front, admin, errors, page, responses};
+use super::{Front, admin, door, errors, page, responses};
 
 /// All routes, in their layers.
 pub fn router(front: Front) -> Router {
@@ -27,17 +30,52 @@ pub fn router(front: Front) -> Router {
                 .layer(decompressed)
                 .get(responses::upgrade),
         )
-        .route("/admin/api/overview", get(admin::overview))
+        .merge(for_people(&front))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .route("/", get(page::index))
-        .route("/{file}", get(page::file))
         .fallback(async |uri: Uri| errors::unknown_route(uri.path()))
         .method_not_allowed_fallback(async || errors::method_not_allowed())
+        .layer(cors(&front))
+        .layer(middleware::from_fn(door::check_path))
         // A panic ends one request, and says so in its row.
         .layer(CatchPanicLayer::custom(|_| errors::internal()))
         .with_state(front)
 }
+
+/// The page and the admin API: for those who name this machine as it is called, and in no other
+/// page's frame. What programs call has its own key in every request, and nothing a browser adds.
+fn for_people(front: &Front) -> Router<Front> {
+    Router::new()
+        .route("/", get(page::index))
+        .route("/{file}", get(page::file))
+        .merge(admin::router(front))
+        .layer(middleware::from_fn_with_state(front.clone(), door::check_host))
+        .layer(middleware::map_response(door::harden))
+}
+
+/// Scripts of other pages may call `/v1` only if their origin was named. With none, no header says
+/// that any may.
+fn cors(front: &Front) -> CorsLayer {
+    let origins: Vec<_> = front.door.allowed_origins().collect();
+    let for_v1 = move |origin: &HeaderValue, request: &Parts| {
+        request.uri.path().starts_with("/v1/") && origins.contains(origin)
+    };
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(for_v1))
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(ExposeHeaders::list(EXPOSED.map(HeaderName::from_static)))
+}
+
+/// What the scripts of other pages can read of an answer's head.
+const EXPOSED: [&str; 6] = [
+    "x-moorage-request-id",
+    "x-moorage-account",
+    "x-moorage-affinity",
+    "x-request-id",
+    "retry-after",
+    "retry-after-ms",
+];
 
 /// Whether the gateway can do its work, and what keeps it from it.
 async fn ready(State(front): State<Front>) -> Response {

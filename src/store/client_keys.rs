@@ -3,10 +3,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rusqlite::{Connection, OptionalExtension as _, params};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::StoreError;
-use super::accounts::Source;
+use super::accounts::{Change, Source};
+use super::roster;
+use super::{StoreError, begin};
 
 /// A client key as the gateway knows it.
 #[derive(Debug, Clone)]
@@ -25,6 +27,30 @@ pub struct ClientKey {
     pub source: String,
     /// Milliseconds since 1970 UTC.
     pub created_at_ms: i64,
+    /// What it may do.
+    pub bounds: KeyBounds,
+}
+
+/// What a client key may do; `None` is without bound.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeyBounds {
+    /// From then on it lets nobody in, in milliseconds since 1970 UTC.
+    pub expires_at_ms: Option<i64>,
+    /// The models that it may ask for; one that ends with `*` stands for all that begin so.
+    pub models: Option<Vec<String>>,
+    /// Requests that may run at once.
+    pub max_concurrent: Option<u32>,
+    /// Tokens, in and out, in a day (UTC).
+    pub tokens_per_day: Option<i64>,
+    /// Tokens, in and out, in a month (UTC).
+    pub tokens_per_month: Option<i64>,
+    /// Money in a day (UTC), in the currency of the prices.
+    pub cost_per_day: Option<f64>,
+    /// Money in a month (UTC), in the currency of the prices.
+    pub cost_per_month: Option<f64>,
+    /// Whether the upstream's quota headers reach the client.
+    pub shows_quota: bool,
 }
 
 /// A client key to put into the database.
@@ -36,6 +62,8 @@ pub struct NewClientKey<'a> {
     pub scope: Option<&'a str>,
     /// The key itself; only its digest is kept.
     pub key: &'a str,
+    /// What it may do.
+    pub bounds: &'a KeyBounds,
 }
 
 /// How many characters of a key may be shown. The rest holds over 200 random bits.
@@ -73,16 +101,41 @@ pub fn list(connection: &Connection) -> Result<Vec<ClientKey>, StoreError> {
             visible_prefix: row.get("visible_prefix")?,
             source: row.get("source")?,
             created_at_ms: row.get("created_at_ms")?,
+            bounds: KeyBounds {
+                expires_at_ms: row.get("expires_at_ms")?,
+                // A list that is not understood allows nothing.
+                models: row
+                    .get::<_, Option<String>>("models")?
+                    .map(|models| serde_json::from_str(&models).unwrap_or_default()),
+                max_concurrent: row.get("max_concurrent")?,
+                tokens_per_day: row.get("tokens_per_day")?,
+                tokens_per_month: row.get("tokens_per_month")?,
+                cost_per_day: row.get("cost_per_day")?,
+                cost_per_month: row.get("cost_per_month")?,
+                shows_quota: row.get("shows_quota")?,
+            },
         })
     })?;
     Ok(keys.collect::<Result<_, _>>()?)
 }
 
-/// Adds a key. A key of the same name that was revoked comes back with its identity.
+/// Adds a key by command, if there is none of that name. One that was revoked comes back with its
+/// identity.
 ///
 /// # Errors
 /// If the database cannot be written.
-pub fn add(
+pub fn add(connection: &Connection, key: &NewClientKey<'_>, now_ms: i64) -> Result<Option<i64>, StoreError> {
+    let transaction = begin(connection)?;
+    if list(&transaction)?.iter().any(|known| known.name == key.name) {
+        return Ok(None);
+    }
+    put(&transaction, key, Source::Command, now_ms)?;
+    let version = roster::bump(&transaction)?;
+    transaction.commit()?;
+    Ok(Some(version))
+}
+
+fn put(
     connection: &Connection,
     key: &NewClientKey<'_>,
     source: Source,
@@ -93,6 +146,16 @@ pub fn add(
         Some(scope) => format!("scope/{scope}"),
         None => format!("key/{}", key.name),
     };
+    let KeyBounds {
+        expires_at_ms,
+        models,
+        max_concurrent,
+        tokens_per_day,
+        tokens_per_month,
+        cost_per_day,
+        cost_per_month,
+        shows_quota,
+    } = key.bounds;
     connection.execute(
         include_str!("../../sql/queries/put_client_key.sql"),
         params![
@@ -101,7 +164,17 @@ pub fn add(
             digest(key.key),
             visible_prefix(key.key),
             source.as_str(),
-            now_ms
+            now_ms,
+            expires_at_ms,
+            models
+                .as_ref()
+                .map(|models| serde_json::json!(models).to_string()),
+            max_concurrent,
+            tokens_per_day,
+            tokens_per_month,
+            cost_per_day,
+            cost_per_month,
+            shows_quota,
         ],
     )?;
     Ok(())
@@ -112,7 +185,7 @@ pub fn add(
 /// # Errors
 /// If the database cannot be written.
 pub fn reconcile(connection: &Connection, keys: &[NewClientKey<'_>], now_ms: i64) -> Result<(), StoreError> {
-    let transaction = connection.unchecked_transaction()?;
+    let transaction = begin(connection)?;
     let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
     let gone = include_str!("../../sql/queries/revoke_client_keys_gone_from_file.sql");
     transaction.execute(gone, params![now_ms, serde_json::json!(names).to_string()])?;
@@ -120,27 +193,48 @@ pub fn reconcile(connection: &Connection, keys: &[NewClientKey<'_>], now_ms: i64
     let clear = include_str!("../../sql/queries/clear_client_keys_of_file.sql");
     transaction.execute(clear, [])?;
     for key in keys {
-        add(&transaction, key, Source::File, now_ms)?;
+        put(&transaction, key, Source::File, now_ms)?;
     }
     Ok(transaction.commit()?)
 }
 
-/// Gives a key a new secret; its identity, and so its conversations, stay. Tells whether there is one.
+/// Gives a key a new secret; its identity, and so its conversations, stay.
 ///
 /// # Errors
 /// If the database cannot be written.
-pub fn rotate(connection: &Connection, name: &str, key: &str) -> Result<bool, StoreError> {
-    let query = include_str!("../../sql/queries/rotate_client_key.sql");
-    Ok(connection.execute(query, params![name, digest(key), visible_prefix(key)])? > 0)
+pub fn rotate(connection: &Connection, name: &str, key: &str) -> Result<Change, StoreError> {
+    change(connection, name, |connection| {
+        let query = include_str!("../../sql/queries/rotate_client_key.sql");
+        connection.execute(query, params![name, digest(key), visible_prefix(key)])
+    })
 }
 
-/// Revokes a key. Tells whether there was one.
+/// Revokes a key.
 ///
 /// # Errors
 /// If the database cannot be written.
-pub fn revoke(connection: &Connection, name: &str, now_ms: i64) -> Result<bool, StoreError> {
-    let query = include_str!("../../sql/queries/revoke_client_key.sql");
-    Ok(connection.execute(query, params![name, now_ms])? > 0)
+pub fn revoke(connection: &Connection, name: &str, now_ms: i64) -> Result<Change, StoreError> {
+    change(connection, name, |connection| {
+        let query = include_str!("../../sql/queries/revoke_client_key.sql");
+        connection.execute(query, params![name, now_ms])
+    })
+}
+
+fn change(
+    connection: &Connection,
+    name: &str,
+    change: impl FnOnce(&Connection) -> rusqlite::Result<usize>,
+) -> Result<Change, StoreError> {
+    let transaction = begin(connection)?;
+    match list(&transaction)?.iter().find(|known| known.name == name) {
+        None => return Ok(Change::Unknown),
+        Some(known) if known.source == Source::File.as_str() => return Ok(Change::InFile),
+        Some(_) => {}
+    }
+    change(&transaction)?;
+    let version = roster::bump(&transaction)?;
+    transaction.commit()?;
+    Ok(Change::Made(version))
 }
 
 /// The digest of the admin key, if there is one yet.
@@ -154,16 +248,21 @@ pub fn admin_digest(connection: &Connection) -> Result<Option<[u8; 32]>, StoreEr
         .optional()?)
 }
 
-/// Sets the admin key.
+/// Sets the admin key. Whoever is logged in on the page is so no more. Gives the version of the
+/// roster.
 ///
 /// # Errors
 /// If the database cannot be written.
-pub fn set_admin(connection: &Connection, key: &str) -> Result<(), StoreError> {
-    connection.execute(
+pub fn set_admin(connection: &Connection, key: &str) -> Result<i64, StoreError> {
+    let transaction = begin(connection)?;
+    transaction.execute(
         include_str!("../../sql/queries/put_setting.sql"),
         params![ADMIN_KEY, digest(key)],
     )?;
-    Ok(())
+    transaction.execute(include_str!("../../sql/queries/end_admin_sessions.sql"), [])?;
+    let version = roster::bump(&transaction)?;
+    transaction.commit()?;
+    Ok(version)
 }
 
 fn visible_prefix(key: &str) -> String {

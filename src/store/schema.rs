@@ -19,6 +19,9 @@ const STEPS: &[M<'static>] = &[
     M::up(include_str!("../../sql/migrations/0002_prices_and_sums.sql")),
     M::up(include_str!("../../sql/migrations/0003_recent_references.sql")),
     M::up(include_str!("../../sql/migrations/0004_words_one_by_one.sql")),
+    M::up(include_str!(
+        "../../sql/migrations/0005_lives_of_accounts_and_keys.sql"
+    )),
 ];
 
 /// The views, each after those that it reads.
@@ -74,11 +77,13 @@ pub(super) fn prepare(connection: &mut Connection, durability: Durability) -> Re
         Durability::Full => "FULL",
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
-    connection.pragma_update(None, "foreign_keys", true)?;
     // The log is cut when it begins anew: its size says how much there is to write back.
     connection.pragma_update(None, "journal_size_limit", 0)?;
     connection.set_prepared_statement_cache_capacity(64);
+    // A migration may make a table anew that others point at: they must not be told meanwhile.
+    connection.pragma_update(None, "foreign_keys", false)?;
     MIGRATIONS.to_latest(connection)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
     refresh_views(connection)
 }
 

@@ -19,9 +19,10 @@ use super::recent::Recent;
 use super::requests::Row;
 use super::settling::Settling;
 use super::sweep::{self, Lifetimes};
-use crate::account::{AccountId, Status};
+use crate::account::{AccountId, Standing};
 use crate::affinity::Owner;
 use crate::limits;
+use crate::quota::Quota;
 
 /// A reference to write down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,30 @@ impl Remember {
     }
 }
 
+/// Where an account stands, with the number of the change: an older one does not overwrite a newer.
+#[derive(Debug, Clone)]
+pub struct StandingRow {
+    /// Whose it is.
+    pub account: AccountId,
+    /// The account's revision that it belongs to.
+    pub revision: i64,
+    /// Rises with every change of the account.
+    pub sequence: i64,
+    /// The standing.
+    pub standing: Standing,
+}
+
+/// What has changed of an account, but for its standing.
+#[derive(Debug, Clone)]
+pub struct AccountRow {
+    /// Whose it is.
+    pub account: AccountId,
+    /// Whose turn it is.
+    pub rotation: Option<u64>,
+    /// What its upstream said about its quota.
+    pub quota: Option<Quota>,
+}
+
 /// What is written in one step: all of it or nothing.
 #[derive(Debug, Default)]
 pub struct Work {
@@ -47,8 +72,10 @@ pub struct Work {
     pub forget: Option<[u8; 16]>,
     /// The row, as it stands.
     pub row: Option<Box<Row>>,
-    /// What became of an account.
-    pub status: Option<(AccountId, Status)>,
+    /// Where an account stands now.
+    pub standing: Option<Box<StandingRow>>,
+    /// What else has changed of accounts.
+    pub accounts: Vec<AccountRow>,
 }
 
 impl Work {
@@ -77,11 +104,34 @@ impl Work {
         if let Some(row) = &self.row {
             fold::write_row(connection, fold, row)?;
         }
-        if let Some((account, status)) = &self.status {
-            let (word, until_ms, reason) = status.columns();
+        if let Some(changed) = &self.standing {
+            let (word, until_ms, reason) = changed.standing.status.columns();
             let mut statement =
                 connection.prepare_cached(include_str!("../../sql/queries/set_account_status.sql"))?;
-            statement.execute(params![account.0, word, until_ms, reason])?;
+            statement.execute(params![
+                changed.account.0,
+                changed.revision,
+                changed.sequence,
+                word,
+                until_ms,
+                reason,
+                serde_json::json!(changed.standing.limited_models).to_string()
+            ])?;
+        }
+        for changed in &self.accounts {
+            if let Some(rotation) = changed.rotation {
+                let mut statement =
+                    connection.prepare_cached(include_str!("../../sql/queries/set_account_rotation.sql"))?;
+                statement.execute(params![
+                    changed.account.0,
+                    i64::try_from(rotation).unwrap_or(i64::MAX)
+                ])?;
+            }
+            if let Some(quota) = &changed.quota {
+                let mut statement =
+                    connection.prepare_cached(include_str!("../../sql/queries/set_account_quota.sql"))?;
+                statement.execute(params![changed.account.0, quota.to_json()])?;
+            }
         }
         Ok(())
     }

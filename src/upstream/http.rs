@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
-use crate::account::Account;
+use crate::account::{Account, Credential, Secret};
 use crate::limits;
 
 /// The client side of HTTP, with its connections to all accounts.
@@ -143,7 +143,10 @@ impl Upstream {
         let url = self.urls.get(account, &outgoing.path_and_query)?;
         let mut request = reqwest::Request::new(outgoing.method, url);
         *request.headers_mut() = outgoing.headers;
-        request.headers_mut().insert(AUTHORIZATION, bearer(account)?);
+        let Credential::Key(secret) = &account.credential else {
+            return Err(SendError::NotSent("this account has no key".to_owned()));
+        };
+        request.headers_mut().insert(AUTHORIZATION, bearer(secret)?);
         *request.body_mut() = Some(reqwest::Body::wrap(Pieces::new(outgoing.body)));
         match tokio::time::timeout(self.first_byte, self.client.execute(request)).await {
             Err(_) => Err(SendError::Timeout),
@@ -163,8 +166,8 @@ impl Upstream {
     }
 }
 
-fn bearer(account: &Account) -> Result<HeaderValue, SendError> {
-    let mut value = HeaderValue::try_from(format!("Bearer {}", account.secret.reveal()))
+fn bearer(secret: &Secret) -> Result<HeaderValue, SendError> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", secret.reveal()))
         .map_err(|_| SendError::NotSent("the credential is no header value".to_owned()))?;
     value.set_sensitive(true);
     Ok(value)

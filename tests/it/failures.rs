@@ -213,12 +213,37 @@ async fn a_pinned_request_whose_account_cools_down_is_told_when_to_come_back() {
         (429, "account_cooling_down")
     );
     assert!(harness.named(first.account()).journal().is_empty());
+    // The limit is that of a model; the account serves others.
+    let now = &harness.query("SELECT * FROM accounts_now WHERE account = 'sim-a'")[0];
+    assert_eq!((&now["status"], &now["until"]), (&json!("active"), &json!(null)));
+    let limited = now["limited_models"].as_str().unwrap();
+    assert!(limited.starts_with("sim-large until 2"), "{limited}");
+    let mut other = said("go on", Some(&first.id()));
+    other["model"] = "sim-small".into();
+    harness.named(first.account()).always(None);
+    let reply = harness.post(other).await;
+    assert_eq!((reply.status, reply.account()), (200, first.account()));
+}
+
+#[tokio::test]
+async fn a_limit_of_no_model_keeps_the_whole_account_away() {
+    let harness = Harness::over(1).await;
+    harness.account(0).script(fault("status=429;retry_after=600"));
+    let reply = harness.post(json!({ "input": "hi" })).await;
+    assert_eq!(
+        (reply.status, reply.code().as_str()),
+        (429, "account_cooling_down")
+    );
     let now = &harness.query("SELECT * FROM accounts_now WHERE account = 'sim-a'")[0];
     assert_eq!(
         (&now["status"], &now["reason"]),
         (&json!("cooling_down"), &json!("rate_limit_exceeded"))
     );
     assert!(now["until"].is_string());
+    assert_eq!(
+        harness.post(said("hi", None)).await.code(),
+        "account_cooling_down"
+    );
 }
 
 #[tokio::test]
@@ -381,11 +406,11 @@ async fn an_answer_in_an_encoding_that_nobody_asked_for_is_refused() {
 #[tokio::test]
 async fn a_limit_that_is_told_inside_a_stream_counts_also_where_nothing_can_be_moved() {
     let cases = [
-        ("fail_in_stream=rate_limit_exceeded", "cooling_down"),
-        ("fail_in_stream=rate_limit_exceeded;fail_after=2", "cooling_down"),
-        ("fail_in_stream=insufficient_quota", "exhausted"),
+        ("fail_in_stream=rate_limit_exceeded", "active", true),
+        ("fail_in_stream=rate_limit_exceeded;fail_after=2", "active", true),
+        ("fail_in_stream=insufficient_quota", "exhausted", false),
     ];
-    for (failure, status) in cases {
+    for (failure, status, of_model) in cases {
         let harness = Harness::over(2).await;
         let first = harness.turn(None).await;
         harness.named(first.account()).script(fault(failure));
@@ -396,10 +421,12 @@ async fn a_limit_that_is_told_inside_a_stream_counts_also_where_nothing_can_be_m
             "{failure}"
         );
         let now = format!(
-            "SELECT status FROM accounts_now WHERE account = '{}'",
+            "SELECT status, limited_models FROM accounts_now WHERE account = '{}'",
             first.account()
         );
-        assert_eq!(harness.query(&now)[0]["status"], status, "{failure}");
+        let now = &harness.query(&now)[0];
+        assert_eq!(now["status"], status, "{failure}");
+        assert_eq!(now["limited_models"].is_string(), of_model, "{failure}");
     }
 }
 

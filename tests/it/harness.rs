@@ -124,6 +124,7 @@ impl Builder {
                 .build()
                 .unwrap(),
             simulator,
+            admin_key: gateway.admin_key().to_owned(),
             gateway,
             folder,
         }
@@ -135,6 +136,7 @@ pub struct Harness {
     pub simulator: Simulator,
     pub gateway: Gateway,
     pub http: reqwest::Client,
+    pub admin_key: String,
     folder: TempDir,
 }
 
@@ -199,6 +201,23 @@ impl Harness {
         assert_eq!(response.status(), 200);
         response.chunk().await.unwrap().unwrap();
         response
+    }
+
+    /// A request to the admin API, with the admin key that this gateway made at its first start.
+    pub fn admin(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().unwrap();
+        let url = format!("{}/admin/api/v1/{path}", self.gateway.url());
+        self.http
+            .request(method, url)
+            .bearer_auth(&self.admin_key)
+            .timeout(PATIENCE)
+    }
+
+    /// Runs a command that must succeed, and gives what it said.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Runs a command on the gateway's configuration.
@@ -358,6 +377,12 @@ impl Gateway {
         format!("http://{}", self.address)
     }
 
+    /// The admin key, if this start has made it.
+    pub fn admin_key(&self) -> &str {
+        let mut lines = self.said.lines().map(str::trim);
+        lines.find(|line| line.starts_with("ma-")).unwrap()
+    }
+
     pub fn id(&self) -> u32 {
         self.process.id()
     }
@@ -474,5 +499,17 @@ impl Reply {
             .iter()
             .map(|event| event["type"].as_str().unwrap().to_owned())
             .collect()
+    }
+}
+
+/// A request whose body is JSON and says so.
+pub trait WithJson {
+    fn json(self, body: &Value) -> Self;
+}
+
+impl WithJson for reqwest::RequestBuilder {
+    fn json(self, body: &Value) -> Self {
+        self.header("content-type", "application/json")
+            .body(body.to_string())
     }
 }

@@ -4,6 +4,8 @@ mod harness;
 mod raw;
 
 mod accounts;
+mod admin;
+mod attacks;
 mod bytes_pass;
 mod clients;
 mod commands;
@@ -12,6 +14,7 @@ mod ends;
 mod failures;
 mod hostile;
 mod layers;
+mod live;
 mod page;
 mod references;
 mod shutdown;

@@ -294,7 +294,7 @@ fn the_views_use_nothing_that_an_older_sqlite3_does_not_know() {
         for newer in [
             "subsec",
             "timediff",
-            "concat(",
+            " concat(",
             "octet_length",
             "string_agg",
             "jsonb",

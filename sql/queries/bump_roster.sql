@@ -1,0 +1,1 @@
+UPDATE roster SET version = version + 1 RETURNING version

@@ -1,0 +1,1 @@
+UPDATE roster SET applied = ?1, trouble = ?2

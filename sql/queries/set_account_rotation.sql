@@ -1,0 +1,1 @@
+UPDATE accounts SET rotation = ?2 WHERE id = ?1
