@@ -62,9 +62,9 @@ pub const UPSTREAM_IDLE: Duration = Duration::from_secs(5 * 60);
 /// theirs, so that we are seldom the one who writes into a closing socket.
 pub const UPSTREAM_POOL_IDLE: Duration = Duration::from_secs(50);
 
-/// Addresses of upstreams that are kept as they were read. An account has a few. At it: further
-/// ones are read anew each time.
-pub const UPSTREAM_URLS_MAX: usize = 1024;
+/// What is read from an upstream at once. Events are smaller; a longer answer is read in pieces, each
+/// passed on before the next. It is what an open stream keeps, whether it is used or not.
+pub const UPSTREAM_READ_BYTES: usize = 8 * 1024;
 
 /// The silence after which a comment line goes into an open stream, so that home routers and
 /// reverse proxies do not take it for dead. Their usual patience is 60 seconds or more.

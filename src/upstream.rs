@@ -1,4 +1,5 @@
 //! How to talk to an account: HTTP, and which headers go which way.
 
+mod client;
 pub mod headers;
 pub mod http;

@@ -1,48 +1,25 @@
 //! One attempt over HTTP: send, and get the head of the answer with its body still to come.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderValue};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
+use super::client::{BoxError, Client, ClientError, ResponseBody, root_cause};
 use crate::account::{Account, Credential, Secret};
-use crate::limits;
 
 /// The client side of HTTP, with its connections to all accounts.
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    client: reqwest::Client,
-    urls: Urls,
+    client: Client,
     first_byte: Duration,
-}
-
-/// Addresses that were read before: they are the same at every request, and reading one takes as
-/// long as reading a request.
-#[derive(Debug, Clone, Default)]
-struct Urls(Arc<Mutex<HashMap<String, reqwest::Url>>>);
-
-impl Urls {
-    fn get(&self, account: &Account, path_and_query: &str) -> Result<reqwest::Url, SendError> {
-        let text = format!("{}{path_and_query}", account.base_url);
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(url) = known.get(&text) {
-            return Ok(url.clone());
-        }
-        let url = reqwest::Url::parse(&text).map_err(|error| SendError::NotSent(error.to_string()))?;
-        // Queries are the clients', and without end.
-        if known.len() < limits::UPSTREAM_URLS_MAX && !path_and_query.contains('?') {
-            known.insert(text, url.clone());
-        }
-        Ok(url)
-    }
 }
 
 /// A request as it goes out. It can be sent again: its pieces are shared, not copied.
@@ -82,7 +59,7 @@ pub struct Incoming {
 
 /// The body of an answer, piece by piece, as the network brings it.
 #[derive(Debug)]
-pub struct IncomingBody(reqwest::Body);
+pub struct IncomingBody(ResponseBody);
 
 impl IncomingBody {
     /// The next piece; `None` at the end. Nothing is read ahead, so a slow client slows the
@@ -99,7 +76,7 @@ impl IncomingBody {
                     Ok(data) => return Some(Ok(data)),
                     Err(_) => {}
                 },
-                Err(error) => return Some(Err(root_cause(&error))),
+                Err(error) => return Some(Err(root_cause(&*error))),
             }
         }
     }
@@ -114,25 +91,10 @@ impl Upstream {
     /// A client with these bounds on connecting and on the wait for the head of an answer.
     ///
     /// # Errors
-    /// If the system's certificates cannot be read.
-    pub fn new(connect: Duration, first_byte: Duration) -> Result<Upstream, reqwest::Error> {
-        // Chosen once a process; a second gateway in the same process finds it chosen.
-        rustls::crypto::ring::default_provider().install_default().ok();
-        let client = reqwest::Client::builder()
-            .connect_timeout(connect)
-            .pool_idle_timeout(limits::UPSTREAM_POOL_IDLE)
-            .tcp_nodelay(true)
-            // A redirect would carry the credential to a place that nobody configured.
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .retry(reqwest::retry::never())
-            .build()?;
-        let urls = Urls::default();
-        Ok(Upstream {
-            client,
-            urls,
-            first_byte,
-        })
+    /// If TLS cannot be set up.
+    pub fn new(connect: Duration, first_byte: Duration) -> Result<Upstream, BoxError> {
+        let client = Client::new(connect)?;
+        Ok(Upstream { client, first_byte })
     }
 
     /// Sends a request to an account with its credential.
@@ -140,22 +102,21 @@ impl Upstream {
     /// # Errors
     /// If no head of an answer came, and whether anything had been sent.
     pub async fn send(&self, account: &Account, outgoing: Outgoing) -> Result<Incoming, SendError> {
-        let url = self.urls.get(account, &outgoing.path_and_query)?;
-        let mut request = reqwest::Request::new(outgoing.method, url);
+        let address = format!("{}{}", account.base_url, outgoing.path_and_query);
+        let mut request = Request::new(Pieces::new(outgoing.body).map_err(|never| match never {}).boxed());
+        *request.method_mut() = outgoing.method;
+        *request.uri_mut() = Uri::try_from(address).map_err(|error| SendError::NotSent(error.to_string()))?;
         *request.headers_mut() = outgoing.headers;
         let Credential::Key(secret) = &account.credential else {
             return Err(SendError::NotSent("this account has no key".to_owned()));
         };
         request.headers_mut().insert(AUTHORIZATION, bearer(secret)?);
-        *request.body_mut() = Some(reqwest::Body::wrap(Pieces::new(outgoing.body)));
-        match tokio::time::timeout(self.first_byte, self.client.execute(request)).await {
+        match tokio::time::timeout(self.first_byte, self.client.send(request)).await {
             Err(_) => Err(SendError::Timeout),
-            Ok(Err(error)) if error.is_connect() || error.is_builder() => {
-                Err(SendError::NotSent(root_cause(&error)))
-            }
-            Ok(Err(error)) => Err(SendError::Unanswered(root_cause(&error))),
+            Ok(Err(ClientError::NotSent(reason))) => Err(SendError::NotSent(reason)),
+            Ok(Err(ClientError::Unanswered(reason))) => Err(SendError::Unanswered(reason)),
             Ok(Ok(response)) => {
-                let (head, body) = http::Response::<reqwest::Body>::from(response).into_parts();
+                let (head, body) = response.into_parts();
                 Ok(Incoming {
                     status: head.status,
                     headers: head.headers,
@@ -171,21 +132,6 @@ fn bearer(secret: &Secret) -> Result<HeaderValue, SendError> {
         .map_err(|_| SendError::NotSent("the credential is no header value".to_owned()))?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-/// The innermost cause: the outer ones name the address, which is no business of the client.
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    if error.is_connect() && error.is_timeout() {
-        return "connecting took too long".to_owned();
-    }
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    match cause.downcast_ref::<reqwest::Error>() {
-        Some(_) => "the request failed".to_owned(),
-        None => cause.to_string(),
-    }
 }
 
 /// A body of pieces that are there already. Its size is known, so it is announced.
