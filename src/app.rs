@@ -15,6 +15,7 @@ use crate::clock::now_ms;
 use crate::config::{Config, ConfigError, OnStoreFailure};
 use crate::exchange::{Gateway, Settings};
 use crate::limits;
+use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::server::door::Door;
 use crate::server::keys::Keys;
@@ -72,7 +73,8 @@ impl App {
         // What is missing is told before anything is changed.
         let secrets = roster::secrets(&config)?;
         let path = &config.database;
-        let store = Store::open(path, config.file.durability)?;
+        let metrics = Arc::new(Metrics::default());
+        let store = Store::open(path, config.file.durability, metrics.clone())?;
         let connection = store::open_writable(path, config.file.durability)?;
         let mut found = roster::read(&connection, &config, secrets)?;
         let pool = Pool::new(std::mem::take(&mut found.accounts), config.file.pool.rotation);
@@ -106,12 +108,14 @@ impl App {
             upstream_idle: limits.upstream_idle,
             stream_comment: limits.stream_comment,
             prices,
+            currency: config.file.usage.currency.clone(),
             refuse_without_store: config.file.on_store_failure == OnStoreFailure::Refuse,
         };
         let gateway = Gateway {
             store,
             pool,
             upstream,
+            metrics,
             settings,
             stopping: AtomicBool::new(false),
         };

@@ -98,6 +98,9 @@ impl Arguments {
                 block_on(serve::run(load()?))?;
             }
             Command::Demo(args) => return block_on(demo::run(args)),
+            Command::Simulate(args) if args.fill.is_some() => {
+                history::fill(args.fill.unwrap_or_default(), &load()?)?;
+            }
             Command::Simulate(args) => {
                 let _log = log_to_stderr(log_format);
                 block_on(crate::simulator::command::run(args))?;

@@ -20,6 +20,7 @@ use crate::account::{AccountId, Kind};
 use crate::affinity::{self, ConversationId, Decision, Found, Plan};
 use crate::clock::now_ms;
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::pool::{Changed, Lease, NoLease, Pool, Ticket, Wish};
 use crate::price::Prices;
 use crate::request::{self, Envelope};
@@ -44,6 +45,8 @@ pub struct Gateway {
     pub pool: Arc<Pool>,
     /// The way to them.
     pub upstream: Upstream,
+    /// What is measured.
+    pub metrics: Arc<Metrics>,
     /// How it was set up.
     pub settings: Settings,
     /// Set when the gateway is told to stop.
@@ -65,6 +68,8 @@ pub struct Settings {
     pub stream_comment: Duration,
     /// What tokens cost.
     pub prices: Prices,
+    /// The currency of that, as it is shown.
+    pub currency: String,
     /// Whether a request is refused while the database cannot be written.
     pub refuse_without_store: bool,
 }
@@ -331,6 +336,7 @@ impl Turn<'_> {
                 code = failed.code,
                 "account status changed"
             );
+            self.gateway.metrics.met_limit(true);
             let work = Work {
                 standing: Some(standing_row(changed)),
                 ..Work::default()

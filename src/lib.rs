@@ -15,7 +15,7 @@
 //!   [`affinity`], [`breaker`], [`price`], [`quota`], [`request`], [`response`], [`retry`],
 //!   [`error`], [`limits`].
 //! - The world: [`store`] (SQLite), [`upstream`] (HTTP towards the accounts), [`server`] (HTTP
-//!   towards the clients), [`pool`] (the accounts now), [`clock`].
+//!   towards the clients), [`pool`] (the accounts now), [`clock`], [`metrics`].
 //! - The story: [`exchange`].
 //! - The frame: [`config`], [`app`] (where everything is put together), [`cli`].
 //! - [`simulator`]: accounts that behave like the real ones, for the demo, for tests and benchmarks,
@@ -46,6 +46,7 @@ pub mod config;
 pub mod error;
 pub mod exchange;
 pub mod limits;
+pub mod metrics;
 pub mod pool;
 pub mod price;
 pub mod quota;

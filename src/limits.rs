@@ -265,6 +265,19 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 /// Lines of one list on the page or in the admin API.
 pub const PAGE_ROWS_MAX: u32 = 1000;
 
+/// Rows that are looked at for one page of a list of requests: some ten milliseconds. At it: the
+/// page has what was found, and says where to go on.
+pub const LIST_LOOKS_MAX: u32 = 20_000;
+
+/// The same for a list of conversations, where each look asks an index.
+pub const LIST_CONVERSATION_LOOKS_MAX: u32 = 5_000;
+
+/// Steps of a range of time in the admin API, as bars on the page. At it: 400, `too_many_steps`.
+pub const RANGE_STEPS_MAX: i64 = 1500;
+
+/// The longest range of time whose steps are shorter than an hour: those are made of rows.
+pub const RANGE_OF_ROWS_MAX: Duration = Duration::from_secs(6 * 3600);
+
 const _: () = assert!(WRITER_GROUP_MAX <= WRITER_QUEUE_MAX);
 // What has not settled is found nowhere but in memory.
 const _: () = assert!(2 * (SETTLE_REFERENCES + 2 * ITEMS_PER_RESPONSE_MAX) <= RECENT_REFERENCES_MAX / 2);

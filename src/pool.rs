@@ -118,6 +118,17 @@ pub struct ToSave {
     pub quota: Option<Quota>,
 }
 
+/// An account at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountNow {
+    /// Its name.
+    pub name: String,
+    /// Attempts that run on it.
+    pub in_flight: u32,
+    /// When it comes back, if it is limited, in milliseconds since 1970 UTC.
+    pub usable_at_ms: Option<i64>,
+}
+
 /// Why no lease is to be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoLease {
@@ -219,6 +230,19 @@ impl Pool {
     /// Whether there is no account.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The accounts and how busy they are.
+    pub fn now(&self, now_ms: i64) -> Vec<AccountNow> {
+        let now = |member: &Member| AccountNow {
+            name: member.account.name.clone(),
+            in_flight: member.in_flight,
+            usable_at_ms: match member.standing.usability(member.account.switch, None, now_ms) {
+                Usability::UsableAt(ms) => Some(ms),
+                _ => None,
+            },
+        };
+        self.members().list.iter().map(now).collect()
     }
 
     /// Leases an account as the wish says. Of those that may serve, one that was tried before is

@@ -8,6 +8,7 @@ pub mod accounts;
 pub mod admin_sessions;
 mod checkpoint;
 pub mod client_keys;
+pub mod fill;
 mod fold;
 pub mod history;
 mod lookups;
@@ -32,6 +33,7 @@ use rusqlite::OpenFlags;
 use crate::affinity::{Owner, Reference};
 use crate::clock::now_ms;
 use crate::limits;
+use crate::metrics::Metrics;
 
 use checkpoint::Checkpoints;
 use lookups::Lookups;
@@ -112,7 +114,7 @@ impl Store {
     ///
     /// # Errors
     /// If the file cannot be opened, is served by another gateway, or is newer than this program.
-    pub fn open(path: &Path, durability: Durability) -> Result<Store, StoreError> {
+    pub fn open(path: &Path, durability: Durability, metrics: Arc<Metrics>) -> Result<Store, StoreError> {
         let lock = lock(path)?;
         let mut connection = open_writable(path, durability)?;
         let lost = fold::mark_lost(&mut connection)?;
@@ -137,7 +139,7 @@ impl Store {
         Ok(Store {
             lookups: Lookups::start(open_readable(path)?).map_err(thread)?,
             readers,
-            writer: writer::Writer::start(connection, checkpoints, recent.clone(), settling)
+            writer: writer::Writer::start(connection, checkpoints, recent.clone(), settling, metrics)
                 .map_err(thread)?,
             recent,
             // Behind all that ever were, also those that are swept or were never written.

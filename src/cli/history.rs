@@ -73,12 +73,15 @@ pub(super) fn usage(args: &UsageArgs, config: &Config) -> anyhow::Result<()> {
 }
 
 pub(super) fn conversation(args: &ConversationArgs, config: &Config) -> anyhow::Result<()> {
-    // A UUID may come in capitals, from wherever it was copied.
-    let id = match uuid::Uuid::parse_str(&args.id) {
-        Ok(uuid) => uuid.hyphenated().to_string(),
-        Err(_) => args.id.clone(),
+    let connection = open(config)?;
+    let id = match history::conversation_of(&connection, &args.id)? {
+        Some(id) => Some(id),
+        None => history::conversation_of_old_response(&connection, &args.id)?,
     };
-    let rows = history::conversation(&open(config)?, &id)?;
+    let rows = match id {
+        Some(id) => history::turns(&connection, &id, 0)?,
+        None => Rows::default(),
+    };
     anyhow::ensure!(
         !rows.rows.is_empty(),
         "no conversation '{}' is known, and no response of that id",
@@ -94,6 +97,20 @@ pub(super) fn conversation(args: &ConversationArgs, config: &Config) -> anyhow::
         }
         format => print(rows, format),
     }
+}
+
+/// Writes a made-up history, to see what the page and the database do with much of it.
+pub(super) fn fill(count: u64, config: &Config) -> anyhow::Result<()> {
+    let bar = indicatif::ProgressBar::new(count).with_style(indicatif::ProgressStyle::with_template(
+        "{bar:40} {human_pos} of {human_len} requests, {eta} left",
+    )?);
+    store::fill::fill(&config.database, count, now_ms(), |done| bar.set_position(done))?;
+    bar.finish();
+    println!(
+        "{} has {count} made-up requests of the last 90 days.",
+        config.database.display()
+    );
+    Ok(())
 }
 
 /// What fits on a terminal of a turn's columns.
@@ -144,7 +161,7 @@ pub(super) fn print(rows: Rows, format: Format) -> anyhow::Result<()> {
     match format {
         Format::Table => println!("{}", table(&rows)),
         Format::Json => println!("{}", serde_json::to_string_pretty(&rows.objects())?),
-        Format::Csv => print!("{}", csv(&rows)?),
+        Format::Csv => print!("{}", rows.csv()?),
     }
     Ok(())
 }
@@ -181,18 +198,4 @@ fn grouped(number: &serde_json::Number) -> String {
         text.push(digit);
     }
     text
-}
-
-/// With a line of names, and an empty field for what is unknown.
-fn csv(rows: &Rows) -> anyhow::Result<String> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(&rows.columns)?;
-    for row in &rows.rows {
-        writer.write_record(row.iter().map(|value| match value {
-            Value::Null => String::new(),
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        }))?;
-    }
-    Ok(String::from_utf8(writer.into_inner()?)?)
 }

@@ -237,7 +237,10 @@ impl AnswerBody {
             }
             None => return None,
         };
-        self.gateway.pool.note(self.account, &signal, now_ms())
+        let is_limit = !matches!(signal, Signal::Worked);
+        let status = self.gateway.pool.note(self.account, &signal, now_ms())?;
+        self.gateway.metrics.met_limit(is_limit);
+        Some(status)
     }
 
     fn note_times(&mut self) {

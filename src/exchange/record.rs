@@ -31,6 +31,7 @@ pub struct Record {
 impl Record {
     /// Opens the row of a request whose head has just arrived.
     pub fn open(gateway: &Arc<Gateway>, endpoint: &'static str) -> Record {
+        gateway.metrics.begun();
         let now_ms = now_ms();
         let row = Row::new(gateway.store.next_request_id(now_ms), now_ms, endpoint);
         Record {
@@ -185,6 +186,7 @@ impl Record {
         row.duration_ms = Some(self.elapsed_ms());
         row.overhead_us = i64::try_from(self.overhead.as_micros()).ok();
         row.cost = self.cost(row);
+        self.gateway.metrics.ended(self.overhead, row.first_byte_ms);
         log(row, self.account.as_deref());
     }
 }
@@ -215,6 +217,7 @@ impl Row {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        self.gateway.metrics.let_go();
         let Some(mut row) = self.row.take() else { return };
         let outcome = if std::thread::panicking() {
             row.error_code = Some("internal_error".to_owned());

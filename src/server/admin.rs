@@ -2,7 +2,9 @@
 //! this machine: in a header, or exchanged for a cookie by a login.
 
 mod accounts;
+mod history;
 mod keys;
+mod metrics;
 mod session;
 
 use axum::Router;
@@ -13,12 +15,12 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Json, Response};
 use axum::routing::{get, post};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::clock::now_ms;
 use crate::limits;
+use crate::store::StoreError;
 use crate::store::accounts::Change;
-use crate::store::{Connection, StoreError, history};
 
 use super::door::{Peer, is_of_own_page};
 use super::{Front, errors};
@@ -26,7 +28,7 @@ use super::{Front, errors};
 /// All routes below `/admin/api`.
 pub(super) fn router(front: &Front) -> Router<Front> {
     let behind_the_key = Router::new()
-        .route("/overview", get(overview))
+        .merge(history::routes())
         .route("/v1/accounts", get(accounts::list).post(accounts::add))
         .route(
             "/v1/accounts/{name}",
@@ -51,6 +53,13 @@ pub(super) fn router(front: &Front) -> Router<Front> {
             response
         }),
     )
+}
+
+/// `/metrics`, behind the same key: it names accounts and tells what they do.
+pub(super) fn metrics_router(front: &Front) -> Router<Front> {
+    Router::new()
+        .route("/metrics", get(metrics::metrics))
+        .layer(middleware::from_fn_with_state(front.clone(), guard))
 }
 
 /// Lets in whoever has the admin key, or is logged in and asks from this server's own page.
@@ -95,25 +104,6 @@ fn session_token(request: &Request) -> Option<String> {
     is_of_own_page(request.headers(), request.uri(), changes)
         .then(|| session::token(request.headers()))
         .flatten()
-}
-
-/// The sums of today, the accounts, and the last turns.
-async fn overview(State(front): State<Front>) -> Response {
-    match front.gateway.store.read(read_overview).await {
-        Ok(overview) => Json(overview).into_response(),
-        Err(error) => errors::unreadable(&error),
-    }
-}
-
-/// Turns that the overview shows.
-const OVERVIEW_TURNS: u32 = 100;
-
-fn read_overview(connection: &Connection) -> Result<Value, StoreError> {
-    Ok(json!({
-        "today": history::today(connection)?.objects().into_iter().next(),
-        "accounts": history::accounts_now(connection)?.objects(),
-        "turns": history::recent_turns(connection, OVERVIEW_TURNS)?.objects(),
-    }))
 }
 
 /// Reads a small JSON object. It must say that it is one: no form of another page can.

@@ -279,6 +279,24 @@ pub(super) fn unreadable(error: &crate::store::StoreError) -> Response {
     told(&Error::StoreUnreadable(error.to_string())).into_response()
 }
 
+/// A query that is not understood.
+pub(super) fn invalid_parameter(message: &str) -> Response {
+    let message = format!("The query is not understood: {message}.");
+    plain(
+        StatusCode::BAD_REQUEST,
+        INVALID_REQUEST,
+        "invalid_parameter",
+        message,
+    )
+    .into_response()
+}
+
+/// The history has nothing of that id.
+pub(super) fn nothing_of_that_id() -> Response {
+    let message = "The history has nothing of that id; rows go after their retention.".to_owned();
+    plain(StatusCode::NOT_FOUND, INVALID_REQUEST, "not_found", message).into_response()
+}
+
 /// Something panicked; the log knows more.
 pub(super) fn internal() -> Response {
     let message = "Something went wrong inside Moorage; its log says more.".to_owned();

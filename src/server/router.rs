@@ -31,6 +31,7 @@ pub fn router(front: Front) -> Router {
                 .get(responses::upgrade),
         )
         .merge(for_people(&front))
+        .merge(admin::metrics_router(&front))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .fallback(async |uri: Uri| errors::unknown_route(uri.path()))

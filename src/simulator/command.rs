@@ -25,6 +25,9 @@ pub struct SimulateArgs {
     /// Wait between two deltas of a stream
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
     delta_delay: Duration,
+    /// Write a made-up history of N requests in 90 days into the database, and end
+    #[arg(long, value_name = "N")]
+    pub fill: Option<u64>,
     /// Keep no journal of what was received
     #[arg(long)]
     no_journal: bool,

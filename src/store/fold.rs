@@ -43,13 +43,13 @@ impl Fold {
     }
 }
 
-/// Folds one batch of rows below an id; tells whether there may be more.
-pub(super) fn batch(connection: &mut Connection, before_id: i64) -> rusqlite::Result<bool> {
+/// Folds so many rows below an id; tells whether there may be more.
+pub(super) fn batch(connection: &mut Connection, before_id: i64, most: u32) -> rusqlite::Result<bool> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let fold = Fold::read(&transaction)?;
     let (last, rows, ended): (Option<i64>, u32, i64) = transaction
         .prepare_cached(include_str!("../../sql/queries/fold_next.sql"))?
-        .query_row((fold.below_id, before_id, limits::FOLD_BATCH_ROWS), |row| {
+        .query_row((fold.below_id, before_id, most), |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })?;
     let Some(last) = last else { return Ok(false) };
@@ -60,7 +60,7 @@ pub(super) fn batch(connection: &mut Connection, before_id: i64) -> rusqlite::Re
     add(&transaction, fold.below_id, next.below_id, 1)?;
     next.write(&transaction, ended)?;
     transaction.commit()?;
-    Ok(rows == limits::FOLD_BATCH_ROWS)
+    Ok(rows == most)
 }
 
 /// Writes a row. One that the mark has passed is taken out of the sums as it was and added as it is.
@@ -203,7 +203,7 @@ mod tests {
         let expected = (601, 1, 1, Some(6000));
         assert_eq!(sums(&connection), expected);
         let mut batches = 0;
-        while batch(&mut connection, i64::MAX).unwrap() {
+        while batch(&mut connection, i64::MAX, 250).unwrap() {
             batches += 1;
             assert_eq!(sums(&connection), expected);
         }
@@ -220,7 +220,7 @@ mod tests {
                 rows: 601
             }
         );
-        assert!(!batch(&mut connection, i64::MAX).unwrap());
+        assert!(!batch(&mut connection, i64::MAX, 250).unwrap());
         assert_eq!(sums(&connection), expected);
     }
 
@@ -229,7 +229,7 @@ mod tests {
         let (_folder, mut connection) = database();
         write(&connection, &row(1, Outcome::Open, None));
         write(&connection, &row(2, Outcome::Completed, Some(10)));
-        batch(&mut connection, i64::MAX).unwrap();
+        batch(&mut connection, i64::MAX, 250).unwrap();
         assert_eq!(sums(&connection), (1, 0, 0, Some(10)));
         let later = |outcome| Row {
             was_written: true,
@@ -246,7 +246,7 @@ mod tests {
         // One that comes as new, with an id that the mark has passed.
         let (_folder, mut connection) = database();
         write(&connection, &row(5, Outcome::Completed, None));
-        batch(&mut connection, i64::MAX).unwrap();
+        batch(&mut connection, i64::MAX, 250).unwrap();
         write(&connection, &row(3, Outcome::Completed, None));
         assert_eq!(sums(&connection), (2, 0, 2, None));
         assert_eq!(Fold::read(&connection).unwrap().rows, 2);
@@ -258,12 +258,12 @@ mod tests {
         for id in 1..=3 {
             write(&connection, &row(id, Outcome::Open, None));
         }
-        batch(&mut connection, 3).unwrap();
+        batch(&mut connection, 3, 250).unwrap();
         assert_eq!(Fold::read(&connection).unwrap(), Fold { below_id: 3, rows: 0 });
         assert_eq!(mark_lost(&mut connection).unwrap(), 3);
         assert_eq!(sums(&connection), (3, 3, 3, None));
         assert_eq!(totals(&connection, "lost"), 2);
-        batch(&mut connection, i64::MAX).unwrap();
+        batch(&mut connection, i64::MAX, 250).unwrap();
         assert_eq!(sums(&connection), (3, 3, 3, None));
     }
 

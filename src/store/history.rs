@@ -1,14 +1,21 @@
 //! The usage history as people read it: rows of the views, with their column names.
 
+#[cfg(test)]
+mod plans;
+pub mod search;
+pub mod sums;
+pub mod totals;
+
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, Params};
 use serde_json::{Map, Number, Value};
 
 use super::StoreError;
+use crate::affinity::{Reference, ReferenceKind};
 use crate::limits;
 
 /// The rows of a query: the names of the columns, and the values in their order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rows {
     /// As the view names them.
     pub columns: Vec<String>,
@@ -17,6 +24,26 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// As CSV, with a line of names, and an empty field for what is unknown.
+    ///
+    /// # Errors
+    /// If a row has another number of fields.
+    pub fn csv(&self) -> Result<String, csv::Error> {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(&self.columns)?;
+        for row in &self.rows {
+            writer.write_record(row.iter().map(|value| match value {
+                Value::Null => String::new(),
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            }))?;
+        }
+        let bytes = writer
+            .into_inner()
+            .map_err(|error| csv::Error::from(error.into_error()))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// The rows as JSON objects.
     pub fn objects(self) -> Vec<Value> {
         let columns = self.columns;
@@ -61,42 +88,32 @@ impl By {
 /// # Errors
 /// If the database cannot be read.
 pub fn usage(connection: &Connection, by: By, since: jiff::Timestamp) -> Result<Rows, StoreError> {
+    let since_ms = since.as_millisecond();
     if by == By::Conversation {
-        let since = since.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string();
-        return rows(
-            connection,
-            include_str!("../../sql/queries/conversations_since.sql"),
-            [since],
-        );
+        return conversations_since(connection, since_ms);
     }
     let query = include_str!("../../sql/queries/usage_since.sql");
     // The sums are by the hour: the first one counts whole.
-    let since_ms = since.as_millisecond();
-    let hour_ms = since_ms - since_ms.rem_euclid(3_600_000);
+    let hour_ms = since_ms - since_ms.rem_euclid(sums::HOUR_MS);
     let mut rows = rows(connection, query, (hour_ms, by.column()))?;
     rows.columns[0] = by.column().to_owned();
     Ok(rows)
 }
 
-/// The sums of today, UTC.
-///
-/// # Errors
-/// If the database cannot be read.
-pub fn today(connection: &Connection) -> Result<Rows, StoreError> {
-    rows(connection, include_str!("../../sql/queries/usage_today.sql"), [])
-}
-
-/// The last turns, newest first.
-///
-/// # Errors
-/// If the database cannot be read.
-pub fn recent_turns(connection: &Connection, count: u32) -> Result<Rows, StoreError> {
-    let count = count.min(limits::PAGE_ROWS_MAX);
-    rows(
-        connection,
-        include_str!("../../sql/queries/recent_turns.sql"),
-        [count],
-    )
+fn conversations_since(connection: &Connection, since_ms: i64) -> Result<Rows, StoreError> {
+    let mut wanted = search::Wanted {
+        from_ms: Some(since_ms),
+        ..search::Wanted::default()
+    };
+    let page_rows = limits::PAGE_ROWS_MAX as usize;
+    let mut all = search::conversations(connection, &wanted, page_rows)?;
+    while all.next_before_id.is_some() {
+        wanted.before_id = all.next_before_id;
+        let more = search::conversations(connection, &wanted, page_rows)?;
+        all.rows.rows.extend(more.rows.rows);
+        all.next_before_id = more.next_before_id;
+    }
+    Ok(all.rows)
 }
 
 /// The accounts and what they do.
@@ -107,16 +124,82 @@ pub fn accounts_now(connection: &Connection) -> Result<Rows, StoreError> {
     rows(connection, include_str!("../../sql/queries/accounts_now.sql"), [])
 }
 
-/// The turns of a conversation, oldest first. `id` is its UUID, or the id of one of its responses.
+/// The conversation that is meant by its UUID, in whatever form, or by the id of one of its responses.
 ///
 /// # Errors
 /// If the database cannot be read.
-pub fn conversation(connection: &Connection, id: &str) -> Result<Rows, StoreError> {
+pub fn conversation_of(connection: &Connection, id: &str) -> Result<Option<String>, StoreError> {
+    // A UUID may come in capitals, from wherever it was copied.
+    if let Ok(uuid) = uuid::Uuid::parse_str(id) {
+        return Ok(Some(uuid.hyphenated().to_string()));
+    }
+    let scopes = rows(connection, include_str!("../../sql/queries/scopes.sql"), [])?;
+    let mut find = connection.prepare_cached(include_str!("../../sql/queries/find_owner.sql"))?;
+    for scope in scopes.rows.iter().flatten().filter_map(Value::as_str) {
+        let reference = Reference::new(scope, ReferenceKind::Response, id.as_bytes());
+        let conversation = find.query_row([&reference.digest[..]], |row| row.get("conversation"));
+        if let Some(bytes) = conversation.optional()? {
+            return Ok(Some(uuid::Uuid::from_bytes(bytes).hyphenated().to_string()));
+        }
+    }
+    Ok(None)
+}
+
+/// The same for a response that is too old to be routed by: looks at every row.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn conversation_of_old_response(connection: &Connection, id: &str) -> Result<Option<String>, StoreError> {
     let query = include_str!("../../sql/queries/conversation_of_response.sql");
-    let by_response: Option<String> = connection.query_row(query, [id], |row| row.get(0)).optional()?;
-    let conversation = by_response.unwrap_or_else(|| id.to_owned());
+    Ok(connection.query_row(query, [id], |row| row.get(0)).optional()?)
+}
+
+/// The turns of a conversation after a request, oldest first.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn turns(connection: &Connection, conversation: &str, after_id: i64) -> Result<Rows, StoreError> {
     let turns = include_str!("../../sql/queries/conversation_turns.sql");
-    rows(connection, turns, (conversation, limits::PAGE_ROWS_MAX))
+    rows(connection, turns, (conversation, after_id, limits::PAGE_ROWS_MAX))
+}
+
+/// One line about a conversation, or nothing if there is none.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn conversation(connection: &Connection, id: &str) -> Result<Option<Value>, StoreError> {
+    let ids = Value::Array(vec![id.into()]).to_string();
+    let query = include_str!("../../sql/queries/conversations_among.sql");
+    Ok(rows(connection, query, [ids])?.objects().pop())
+}
+
+/// All that is kept of a request, names and all columns, with the price that was used; nothing if
+/// there is no such request.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn request(connection: &Connection, id: i64) -> Result<Option<Value>, StoreError> {
+    let named = rows(connection, include_str!("../../sql/queries/request.sql"), [id])?;
+    let columns = rows(
+        connection,
+        include_str!("../../sql/queries/request_columns.sql"),
+        [id],
+    )?;
+    let (Some(Value::Object(mut whole)), Some(Value::Object(columns))) =
+        (named.objects().pop(), columns.objects().pop())
+    else {
+        return Ok(None);
+    };
+    let price = rows(
+        connection,
+        include_str!("../../sql/queries/price.sql"),
+        [columns.get("price_id").and_then(Value::as_i64)],
+    )?;
+    for (name, value) in columns {
+        whole.entry(name).or_insert(value);
+    }
+    whole.insert("price".to_owned(), price.objects().pop().unwrap_or_default());
+    Ok(Some(Value::Object(whole)))
 }
 
 fn rows(connection: &Connection, query: &str, parameters: impl Params) -> Result<Rows, StoreError> {

@@ -133,7 +133,7 @@ mod tests {
         let sums = "SELECT sum(requests) FROM usage_facts";
         while batch(&mut connection, lifetimes(0, 0), 5000).unwrap() {}
         assert_eq!(count(&connection, rows), 1200, "none is in the sums");
-        while crate::store::fold::batch(&mut connection, 1001 * 1024).unwrap() {}
+        while crate::store::fold::batch(&mut connection, 1001 * 1024, 250).unwrap() {}
         while batch(&mut connection, lifetimes(1000, u64::MAX), 1101).unwrap() {}
         // Those of the first hundred milliseconds, but for the one that runs.
         assert_eq!(count(&connection, rows), 1101);

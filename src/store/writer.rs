@@ -22,6 +22,7 @@ use super::sweep::{self, Lifetimes};
 use crate::account::{AccountId, Standing};
 use crate::affinity::Owner;
 use crate::limits;
+use crate::metrics::Metrics;
 use crate::quota::Quota;
 
 /// A reference to write down.
@@ -168,6 +169,7 @@ impl Writer {
         checkpoints: Checkpoints,
         recent: Arc<Recent>,
         settling: Settling,
+        metrics: Arc<Metrics>,
     ) -> std::io::Result<Writer> {
         let (sender, jobs) = mpsc::channel(limits::WRITER_QUEUE_MAX);
         let trouble = Arc::new(Mutex::new(None));
@@ -178,6 +180,7 @@ impl Writer {
             jobs,
             recent,
             settling,
+            metrics,
             backlog: VecDeque::new(),
             retry_at: Instant::now(),
             trouble: trouble.clone(),
@@ -251,6 +254,7 @@ struct WriterThread {
     jobs: mpsc::Receiver<Job>,
     recent: Arc<Recent>,
     settling: Settling,
+    metrics: Arc<Metrics>,
     /// What could not be written, oldest first.
     backlog: VecDeque<Work>,
     /// When it is tried again.
@@ -326,7 +330,7 @@ impl WriterThread {
                     done.send(swept.map_err(StoreError::from)).ok();
                 }
                 Job::Fold(before_id, done) => {
-                    let folded = fold::batch(&mut self.connection, before_id);
+                    let folded = fold::batch(&mut self.connection, before_id, limits::FOLD_BATCH_ROWS);
                     self.checkpoints.committed_much(&self.connection);
                     done.send(folded.map_err(StoreError::from)).ok();
                 }
@@ -337,8 +341,12 @@ impl WriterThread {
         }
         // While there is a backlog nobody waits for a database that cannot be written.
         if self.backlog.is_empty() {
+            let begin = Instant::now();
             match commit(&mut self.connection, works.iter().map(|(work, _)| work)) {
-                Ok(()) => return self.committed(works),
+                Ok(()) => {
+                    self.metrics.commit.observe(begin.elapsed().as_secs_f64());
+                    return self.committed(works);
+                }
                 Err(error) => self.note_trouble(&error),
             }
         }

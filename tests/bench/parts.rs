@@ -111,7 +111,7 @@ fn store_commit(criterion: &mut Criterion) {
     let account = "INSERT INTO accounts (id, name, kind, base_url, state_domain, source, created_at_ms) VALUES (1, 'a', 'openai', 'x', 'a', 'file', 0)";
     connection.execute(account, []).unwrap();
     let _inside = runtime.enter();
-    let store = Store::open(&path, Durability::Process).unwrap();
+    let store = Store::open(&path, Durability::Process, Default::default()).unwrap();
     let mut group = criterion.benchmark_group("store commit");
     for waiting in [1, 64] {
         group.throughput(Throughput::Elements(waiting));

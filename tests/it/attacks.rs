@@ -26,7 +26,7 @@ async fn a_page_whose_name_was_rebound_to_this_machine_gets_nothing() {
         .start()
         .await;
     let key = &harness.admin_key;
-    for path in ["/", "/app.js", "/admin/api/overview", "/admin/api/v1/session"] {
+    for path in ["/", "/app.js", "/admin/api/v1/usage", "/admin/api/v1/session"] {
         for host in [
             "evil.example",
             "localhost.evil.example",
@@ -184,12 +184,12 @@ async fn paths_that_mean_something_else_are_refused() {
     let harness = Harness::over(1).await;
     let key = &harness.admin_key;
     for path in [
-        "/v1/../admin/api/overview",
-        "/v1/%2e%2e/admin/api/overview",
-        "/v1/..%2fadmin/api/overview",
+        "/v1/../admin/api/v1/usage",
+        "/v1/%2e%2e/admin/api/v1/usage",
+        "/v1/..%2fadmin/api/v1/usage",
         "/v1/..\\admin",
-        "//admin/api/overview",
-        "/./admin/api/overview",
+        "//admin/api/v1/usage",
+        "/./admin/api/v1/usage",
         "/v1/responses/..",
     ] {
         let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}");

@@ -12,6 +12,7 @@ mod commands;
 mod crash;
 mod ends;
 mod failures;
+mod history;
 mod hostile;
 mod layers;
 mod live;

@@ -1,1 +1,0 @@
-SELECT * FROM turns ORDER BY request_id DESC LIMIT ?1

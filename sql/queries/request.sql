@@ -1,0 +1,2 @@
+-- One request, with its names.
+SELECT * FROM turns WHERE request_id = ?1
