@@ -1,159 +1,121 @@
-// Reads the overview and shows it. The admin key is exchanged for a cookie that no script can read.
+// The page: which view the address asks for, who is logged in, and what runs now.
 
-const REFRESH_MS = 5000;
-const SESSION = "admin/api/v1/session";
+import * as api from "./api.js";
+import { h } from "./dom.js";
+import * as accounts from "./accounts.js";
+import * as conversations from "./conversations.js";
+import * as overview from "./overview.js";
+import * as requests from "./requests.js";
+import { live } from "./live.js";
 
-const TODAY = [
-  ["requests", "requests"],
-  ["errors", "errors"],
-  ["input_tokens", "tokens in"],
-  ["cached_tokens", "of these cached"],
-  ["cached_percent", "cache %"],
-  ["output_tokens", "tokens out"],
-];
-
-const ACCOUNT_COLUMNS = [
-  ["account", "account"],
-  ["status", "status"],
-  ["until", "until"],
-  ["reason", "reason"],
-  ["live_conversations", "live conversations"],
-  ["requests_today", "requests today"],
-  ["cached_percent_today", "cache % today"],
-];
-
-const TURN_COLUMNS = [
-  ["started_at", "time"],
-  ["client_key", "client key"],
-  ["account", "account"],
-  ["affinity", "affinity"],
-  ["affinity_by", "by"],
-  ["outcome", "outcome"],
-  ["model", "model"],
-  ["input_tokens", "in"],
-  ["cached_tokens", "cached"],
-  ["output_tokens", "out"],
-  ["duration_ms", "ms"],
-  ["conversation_id", "conversation"],
-];
-
-const TIMES = new Set(["started_at", "until"]);
-const GOOD = new Set(["completed", "hit", "active"]);
-const BAD = new Set([
-  "failed", "refused", "rejected", "upstream_cut", "timeout", "lost", "expired", "disabled", "exhausted",
-]);
-
+const VIEWS = { overview, requests, conversations, accounts };
 const element = (id) => document.getElementById(id);
-let refresh;
+const main = element("main");
+let current = { number: 0, view: null };
 
-function text(name, value) {
-  if (value === null || value === undefined) return "–";
-  if (typeof value === "number") return value.toLocaleString();
-  if (TIMES.has(name)) return new Date(value).toLocaleString();
-  return value;
-}
-
-function cell(kind, name, value) {
-  const node = document.createElement(kind);
-  node.textContent = text(name, value);
-  if (GOOD.has(value)) node.className = "good";
-  if (BAD.has(value)) node.className = "bad";
-  return node;
-}
-
-function fill(table, columns, rows) {
-  const isNumeric = (name) => rows.some((row) => typeof row[name] === "number");
-  const head = document.createElement("tr");
-  for (const [name, label] of columns) {
-    const node = document.createElement("th");
-    node.scope = "col";
-    node.textContent = label;
-    if (isNumeric(name)) node.className = "number";
-    head.append(node);
+async function showView(focus) {
+  const query = new URLSearchParams(location.search);
+  const name = query.get("view") in VIEWS ? query.get("view") : "overview";
+  const number = ++current.number;
+  current.view = null;
+  for (const link of element("views").children) {
+    const isHere = new URL(link.href).searchParams.get("view") === name;
+    if (isHere) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
   }
-  const lines = rows.map((row) => {
-    const line = document.createElement("tr");
-    line.append(...columns.map(([name]) => {
-      const node = cell("td", name, row[name]);
-      // Also where this row has no figure.
-      if (isNumeric(name)) node.classList.add("number");
-      return node;
-    }));
-    return line;
-  });
-  if (lines.length === 0) {
-    const line = document.createElement("tr");
-    const node = document.createElement("td");
-    node.colSpan = columns.length;
-    node.textContent = "Nothing yet.";
-    line.append(node);
-    lines.push(line);
-  }
-  const [thead, tbody] = ["thead", "tbody"].map((name) => document.createElement(name));
-  thead.append(head);
-  tbody.append(...lines);
-  table.replaceChildren(thead, tbody);
-}
-
-function show(overview) {
-  const figures = TODAY.flatMap(([name, label]) => {
-    const term = document.createElement("dt");
-    term.textContent = label;
-    const group = document.createElement("div");
-    group.append(term, cell("dd", name, overview.today[name]));
-    return group;
-  });
-  element("today").replaceChildren(...figures);
-  fill(element("accounts"), ACCOUNT_COLUMNS, overview.accounts);
-  fill(element("turns"), TURN_COLUMNS, overview.turns);
-  element("login").hidden = true;
-  element("history").hidden = false;
-  element("state").textContent = `as of ${new Date().toLocaleTimeString()}`;
-}
-
-function askForKey(message) {
-  clearInterval(refresh);
-  element("history").hidden = true;
-  element("login").hidden = false;
-  element("login-error").textContent = message;
-  element("key").focus();
-}
-
-async function load() {
+  if (!query.get("id") && element("dialog").open) element("dialog").close();
   try {
-    const answer = await fetch("admin/api/overview");
-    if (answer.status === 401) return askForKey("");
-    if (!answer.ok) throw new Error(`status ${answer.status}`);
-    show(await answer.json());
+    const view = await VIEWS[name].show(main, query);
+    if (number !== current.number) return;
+    current.view = view;
+    document.title = `${view.title} · Moorage`;
   } catch (error) {
-    element("state").textContent = `not up to date: ${error.message}`;
+    if (number !== current.number || error.status === 401) return;
+    main.replaceChildren(h("section", { class: "empty card", role: "alert" }, h("h2", {}, "This cannot be shown"), h("p", {}, error.message),
+      h("button", { type: "button", onclick: () => showView() }, "Try again")));
   }
+  if (focus && !element("dialog").open) main.focus({ preventScroll: true });
 }
 
-function begin() {
-  clearInterval(refresh);
-  load();
-  refresh = setInterval(load, REFRESH_MS);
+function go(address) {
+  history.pushState(null, "", address);
+  showView(true);
 }
 
-async function logIn(key) {
-  const answer = await fetch(SESSION, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({ key }),
-  });
-  if (answer.ok) return begin();
-  const told = await answer.json().catch(() => null);
-  const wrong = answer.status === 401 ? "This is not the admin key." : told?.error?.message;
-  askForKey(wrong ?? `status ${answer.status}`);
-}
-
-element("login").addEventListener("submit", (event) => {
+addEventListener("popstate", () => showView(true));
+addEventListener("moorage-go", (event) => go(event.detail));
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[href]");
+  const href = link?.getAttribute("href");
+  if (!href?.startsWith("?") || event.defaultPrevented || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
   event.preventDefault();
-  const key = element("key").value.trim();
-  element("key").value = "";
-  element("login-error").textContent = "";
-  logIn(key).catch((error) => askForKey(error.message));
+  go(href);
 });
+
+// Light and dark: as the system says, unless a person has chosen.
+const THEMES = { system: "System", light: "Light", dark: "Dark" };
+function showTheme() {
+  const theme = localStorage.getItem("moorage-theme") in THEMES ? localStorage.getItem("moorage-theme") : "system";
+  document.documentElement.dataset.theme = theme;
+  element("theme").textContent = THEMES[theme];
+  element("theme").setAttribute("aria-label", `Colours: ${THEMES[theme]}`);
+  return theme;
+}
+element("theme").addEventListener("click", () => {
+  const names = Object.keys(THEMES);
+  localStorage.setItem("moorage-theme", names[(names.indexOf(showTheme()) + 1) % names.length]);
+  showTheme();
+});
+showTheme();
+
+function askForKey() {
+  if (element("login")) return;
+  current.number++;
+  current.view = null;
+  live.stop();
+  if (element("dialog").open) element("dialog").close();
+  element("views").hidden = element("logout").hidden = true;
+  element("live").textContent = "";
+  document.title = "Log in · Moorage";
+  const trouble = h("p", { role: "alert", class: "trouble" });
+  const key = h("input", { id: "key", type: "password", autocomplete: "current-password", required: true });
+  main.replaceChildren(h("form", {
+    id: "login", class: "card",
+    onsubmit: async (event) => {
+      event.preventDefault();
+      trouble.textContent = "";
+      try {
+        await api.login(key.value.trim());
+        key.value = "";
+        begin();
+      } catch (error) {
+        trouble.textContent = error.status === 401 ? "This is not the admin key." : error.message;
+        key.select();
+      }
+    },
+  },
+  h("h1", {}, "Log in"), h("label", { for: "key" }, "Admin key"), key, h("button", {}, "Log in"), trouble,
+  h("p", { class: "hint" }, "It was printed at the first start. ", h("code", {}, "moorage admin-key reset"), " makes a new one.")));
+  key.focus();
+}
+addEventListener("moorage-login", askForKey);
+
+element("logout").addEventListener("click", async () => {
+  await api.logout().catch(() => {});
+  askForKey();
+});
+
+/** Shows what is asked for, and follows what happens. */
+async function begin() {
+  try {
+    await live.look();
+  } catch (error) {
+    if (error.status === 401) return askForKey();
+  }
+  main.replaceChildren();
+  element("views").hidden = element("logout").hidden = false;
+  live.follow(element("live"), () => current.view?.refresh?.());
+  showView();
+}
 
 begin();

@@ -10,5 +10,5 @@ SELECT
   AND (?9 IS NULL OR r.conversation_id = ?9)
   AND (?10 IS NULL OR instr(lower(coalesce(r.error_code, '')), lower(?10)) > 0) AS is_wanted
 FROM requests AS r INDEXED BY requests_astray
-WHERE r.id < ?1 AND r.id >= ?2 AND r.affinity IN ('moved', 'unknown', 'refused')
+WHERE r.id < ?1 AND r.id >= ?2 AND r.affinity <> 'none' AND r.affinity <> 'hit'
 ORDER BY r.id DESC

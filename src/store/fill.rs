@@ -63,7 +63,7 @@ struct World {
     clients: Vec<i64>,
     conversations: Vec<Conversation>,
     at_ms: f64,
-    pace_ms: f64,
+    left: u64,
     last_id: i64,
     now_ms: i64,
 }
@@ -114,7 +114,7 @@ impl World {
             clients: clients.collect::<Result<_, _>>()?,
             conversations: Vec::new(),
             at_ms: from_ms as f64,
-            pace_ms: (DAYS * DAY_MS) as f64 / count as f64,
+            left: count,
             last_id: last,
             now_ms,
         })
@@ -127,7 +127,10 @@ impl World {
         let quiet = 1.0 + 0.8 * ((hour - 3.0) / 24.0 * std::f64::consts::TAU).cos();
         // The mean of 1 / (1 + 0.8 cos x) is 1 / 0.6.
         let quiet = quiet / 0.6;
-        self.at_ms += self.pace_ms * quiet * self.chance.share() * 2.0;
+        // What is left of the time for what is left of the requests.
+        let pace_ms = (self.now_ms as f64 - self.at_ms) / self.left.max(1) as f64;
+        self.left -= 1;
+        self.at_ms += pace_ms * quiet * self.chance.share() * 2.0;
         let at_ms = (self.at_ms as i64).min(self.now_ms);
         self.last_id = (self.last_id + 1).max(first_id_at(at_ms));
         let mut row = Row::new(self.last_id, at_ms, "/responses");

@@ -134,7 +134,8 @@ pub fn conversation_of(connection: &Connection, id: &str) -> Result<Option<Strin
         return Ok(Some(uuid.hyphenated().to_string()));
     }
     let scopes = rows(connection, include_str!("../../sql/queries/scopes.sql"), [])?;
-    let mut find = connection.prepare_cached(include_str!("../../sql/queries/find_owner.sql"))?;
+    let mut find =
+        connection.prepare_cached(include_str!("../../sql/queries/conversation_of_reference.sql"))?;
     for scope in scopes.rows.iter().flatten().filter_map(Value::as_str) {
         let reference = Reference::new(scope, ReferenceKind::Response, id.as_bytes());
         let conversation = find.query_row([&reference.digest[..]], |row| row.get("conversation"));

@@ -59,7 +59,10 @@ const QUERIES: [(&str, &str); 18] = [
         include_str!("../../../sql/queries/request_columns.sql"),
     ),
     ("price", include_str!("../../../sql/queries/price.sql")),
-    ("find_owner", include_str!("../../../sql/queries/find_owner.sql")),
+    (
+        "conversation_of_reference",
+        include_str!("../../../sql/queries/conversation_of_reference.sql"),
+    ),
     (
         "usage_since",
         include_str!("../../../sql/queries/usage_since.sql"),
@@ -69,7 +72,7 @@ const QUERIES: [(&str, &str); 18] = [
 
 /// What may be read whole: tables with a line for each account, key or kind of request, results of
 /// inner queries, and the mark. Never rows of requests.
-const SMALL: [&str; 16] = [
+const SMALL: [&str; 18] = [
     "CONSTANT ROW",
     "a",
     "c",
@@ -84,6 +87,10 @@ const SMALL: [&str; 16] = [
     "wanted",
     "json_each",
     "usage_fold",
+    // The limited models of an account.
+    "m",
+    // Bounded: it settles all the time.
+    "recent_references",
     "usage_totals",
     "live",
 ];

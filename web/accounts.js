@@ -1,0 +1,217 @@
+// Accounts and client keys: how they are now, and what a person does with them.
+
+import * as api from "./api.js";
+import { address, badge, dialog, h, table } from "./dom.js";
+import { meter } from "./chart.js";
+import * as write from "./format.js";
+import { live } from "./live.js";
+
+let accounts = [];
+
+/** The state of an account in one word: what a person has switched comes first. */
+function state(account) {
+  if (account.switch === "off") return "disabled";
+  if (account.switch === "draining") return "draining";
+  return account.status;
+}
+
+function windows(account) {
+  return (account.quota ?? []).map((window) => {
+    const used = window.used_percent ?? (window.limit ? 100 * (1 - (window.remaining ?? window.limit) / window.limit) : null);
+    if (used === null) return null;
+    const resets = window.resets_at_ms && window.resets_at_ms > Date.now() ? new Date(window.resets_at_ms).toISOString() : null;
+    return h("div", { class: "window" },
+      h("span", {}, write.words(window.name), window.window_minutes ? ` · ${write.duration(window.window_minutes * 60e3)}` : ""),
+      h("span", { class: "number" }, `${used.toFixed(0)} % used`),
+      meter(100, [{ value: Math.min(100, used), className: used >= 90 ? "bad" : used >= 70 ? "fair" : "good" }], `${used.toFixed(0)} percent of ${window.name} used`),
+      resets && h("span", { class: "hint" }, "anew in ", h("span", { "data-until": resets }, write.until(resets))));
+  });
+}
+
+/** A card for each account; they are read each time that they are shown. */
+export function accountCards() {
+  const node = h("ul", { class: "cards" });
+  const draw = () => {
+    const running = new Map((live.now?.accounts ?? []).map((account) => [account.account, account.in_flight]));
+    node.replaceChildren(...accounts.map((account) => h("li", { class: "card account" },
+      h("header", {}, h("strong", {}, account.account), badge(state(account))),
+      account.until && h("p", { class: "back" }, "back in ", h("strong", { "data-until": account.until }, write.until(account.until)), account.reason && h("span", { class: "hint" }, ` ${account.reason}`)),
+      !account.until && account.reason && account.status !== "active" && h("p", { class: "hint" }, account.reason),
+      windows(account),
+      h("p", { class: "hint" }, `${write.number(running.get(account.account) ?? 0)} running · ${write.number(account.live_conversations)} live conversations`),
+      h("p", { class: "hint" }, `today ${write.number(account.requests_today)} requests, cached ${write.percent(account.cached_percent_today)}`))));
+    if (!accounts.length) node.replaceChildren(h("li", { class: "card" }, "No account is set up yet. ", h("a", { href: "?view=accounts" }, "Add one")));
+  };
+  draw();
+  api.get("accounts").then((answer) => { accounts = answer.accounts; draw(); }, () => {});
+  return node;
+}
+
+export async function show(main) {
+  const body = h("div", { "aria-busy": "true" }, h("p", { class: "empty" }, "Reading…"));
+  main.replaceChildren(h("h1", {}, "Accounts"), body);
+  const draw = async () => {
+    const [listed, keys] = await Promise.all([api.get("accounts"), api.get("keys")]);
+    accounts = listed.accounts;
+    const focused = document.activeElement?.dataset?.does;
+    body.removeAttribute("aria-busy");
+    body.replaceChildren(
+      section("Upstream accounts", "Add an account", addAccount(draw), accountTable(draw)),
+      section("Client keys", "Add a client key", addKey(draw), keyTable(keys.keys, draw)));
+    if (focused) body.querySelector(`[data-does="${CSS.escape(focused)}"]`)?.focus();
+  };
+  await draw();
+  return { title: "Accounts", refresh: draw };
+}
+
+function section(title, action, open, content) {
+  return h("section", {}, h("header", {}, h("h2", {}, title), h("button", { type: "button", "data-does": action, onclick: open }, action)), content);
+}
+
+function does(label, name, act, extra = {}) {
+  return h("button", { type: "button", class: "small", "data-does": `${label} ${name}`, "aria-label": `${label} ${name}`, onclick: act, ...extra }, label);
+}
+
+/** Runs a change and shows it, or says why it did not come about. */
+async function change(work, draw, doing) {
+  try {
+    await work();
+    await draw();
+  } catch (error) {
+    dialog("That was not done", h("p", { class: "trouble" }, error.message), doing);
+  }
+}
+
+function accountTable(draw) {
+  const switchTo = (account, word) => change(() => api.post(`accounts/${encodeURIComponent(account.account)}/${word}`), draw);
+  const columns = [
+    { label: "Account", value: (row) => h("a", { href: address({ view: "requests", account: row.account }) }, row.account) },
+    { label: "State", value: (row) => [badge(state(row)), row.until && h("span", { class: "hint" }, " back in ", h("span", { "data-until": row.until }, write.until(row.until))), row.reason && h("span", { class: "hint wide" }, ` ${row.reason}`)] },
+    { label: "Kind", wide: true, value: (row) => row.kind },
+    { label: "Address", wide: true, value: (row) => row.base_url },
+    { label: "Live conversations", number: true, value: (row) => write.number(row.live_conversations) },
+    { label: "Requests today", number: true, value: (row) => write.number(row.requests_today) },
+    { label: "Cached today", number: true, wide: true, value: (row) => write.percent(row.cached_percent_today) },
+    {
+      label: "Do", value: (row) => h("span", { class: "actions" },
+        row.switch !== "on" || row.status !== "active" ? does("Enable", row.account, () => switchTo(row, "enable")) : null,
+        row.switch === "on" ? does("Drain", row.account, () => switchTo(row, "drain"), { title: "Nothing new begins on it; what lives there goes on" }) : null,
+        row.switch !== "off" ? does("Disable", row.account, () => switchTo(row, "disable")) : null,
+        row.source === "file" ? h("span", { class: "hint", title: "It is in moorage.toml" }, "in the file") : does("Remove", row.account, () => confirmRemoval(row, draw))),
+    },
+  ];
+  return table("Upstream accounts", columns, accounts, { empty: "No account yet: nothing can be answered." });
+}
+
+function confirmRemoval(account, draw) {
+  const live = account.live_conversations;
+  dialog(`Remove ${account.account}?`,
+    h("p", {}, live ? `${write.number(live)} conversations live on it. They cannot go on without it; drain it first, and they end by themselves.` : "Its history stays. Conversations on it cannot go on."),
+    h("p", { class: "actions" },
+      h("button", {
+        type: "button", class: "danger", onclick: () => {
+          document.getElementById("dialog").close();
+          change(() => api.remove(`accounts/${encodeURIComponent(account.account)}`, live ? { force: true } : {}), draw);
+        },
+      }, live ? "Remove all the same" : "Remove"),
+      h("button", { type: "button", onclick: () => document.getElementById("dialog").close() }, "Keep it")));
+}
+
+function field(label, properties, hint) {
+  return h("label", {}, label, h("input", properties), hint && h("span", { class: "hint" }, hint));
+}
+
+/** A form in a dialog: what it holds is sent as an object, without what was left empty. */
+function formDialog(title, fields, send, button) {
+  return () => {
+    const trouble = h("p", { class: "trouble", role: "alert" });
+    const form = h("form", {
+      class: "stack",
+      onsubmit: async (event) => {
+        event.preventDefault();
+        trouble.textContent = "";
+        const values = {};
+        for (const [name, text] of new FormData(form)) if (text !== "") values[name] = form.elements[name].type === "number" ? Number(text) : text;
+        try {
+          await send(values);
+        } catch (error) {
+          trouble.textContent = error.message;
+        }
+      },
+    }, fields, trouble, h("button", {}, button));
+    dialog(title, form);
+    form.elements[0].focus();
+  };
+}
+
+function addAccount(draw) {
+  return formDialog("Add an account", [
+    field("Name", { name: "name", required: true, autocomplete: "off", pattern: "[A-Za-z0-9._\\-]+" }, "letters, digits, dots and dashes; the name of an account that is there gives it a new key"),
+    field("Address", { name: "base_url", type: "url", required: true, placeholder: "https://api.openai.com/v1", autocomplete: "off" }),
+    field("API key", { name: "api_key", type: "password", required: true, autocomplete: "off" }, "typed once; kept sealed, and never shown again"),
+    h("details", {}, h("summary", {}, "More"),
+      field("State domain", { name: "state_domain", autocomplete: "off" }, "accounts of one domain share server-side state; without, it is its own"),
+      field("Weight", { name: "weight", type: "number", min: 1 }, "its share of the load, 1 if left empty"),
+      field("Requests at once", { name: "max_concurrent", type: "number", min: 1 }, "no bound if left empty")),
+  ], async (account) => {
+    await api.post("accounts", account);
+    document.getElementById("dialog").close();
+    await draw();
+  }, "Add");
+}
+
+function keyTable(keys, draw) {
+  const columns = [
+    { label: "Client key", value: (row) => h("a", { href: address({ view: "requests", client_key: row.client_key }) }, row.client_key) },
+    { label: "Begins with", value: (row) => h("code", {}, `${row.begins_with}…`) },
+    { label: "Scope", wide: true, value: (row) => row.scope },
+    { label: "Since", wide: true, value: (row) => write.fullTime(new Date(row.created_at_ms).toISOString()) },
+    { label: "Bounds", wide: true, value: (row) => bounds(row.bounds) },
+    {
+      label: "Do", value: (row) => (row.source === "file" ? h("span", { class: "hint", title: "It is in moorage.toml" }, "in the file") : h("span", { class: "actions" },
+        does("Rotate", row.client_key, () => change(async () => showKey(await api.post(`keys/${encodeURIComponent(row.client_key)}/rotate`)), draw), { title: "A new secret; its conversations stay" }),
+        does("Revoke", row.client_key, () => dialog(`Revoke ${row.client_key}?`, h("p", {}, "Who uses it is not let in any more. Its history stays."),
+          h("p", { class: "actions" }, h("button", {
+            type: "button", class: "danger", onclick: () => {
+              document.getElementById("dialog").close();
+              change(() => api.post(`keys/${encodeURIComponent(row.client_key)}/revoke`), draw);
+            },
+          }, "Revoke"), h("button", { type: "button", onclick: () => document.getElementById("dialog").close() }, "Keep it")))))),
+    },
+  ];
+  return table("Client keys", columns, keys, { empty: "No client key yet: nobody can ask." });
+}
+
+function bounds(bounds) {
+  const parts = Object.entries(bounds ?? {}).filter(([, value]) => value !== null && value !== false && !(Array.isArray(value) && !value.length));
+  return parts.length ? parts.map(([name, value]) => `${write.words(name)} ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ") : "none";
+}
+
+function addKey(draw) {
+  return formDialog("Add a client key", [
+    field("Name", { name: "name", required: true, autocomplete: "off", pattern: "[A-Za-z0-9._\\-]+" }, "who will use it: laptop, agent, a person"),
+    field("Scope", { name: "scope", autocomplete: "off" }, "keys of one scope share their conversations; without, it is its own"),
+  ], async (key) => {
+    const made = await api.post("keys", key);
+    await draw();
+    showKey(made);
+  }, "Add");
+}
+
+function showKey(made) {
+  const shown = h("code", { class: "secret" }, made.key);
+  dialog(`The key of ${made.client_key}`,
+    h("p", {}, "This is the only time that it is shown."), h("p", {}, shown),
+    h("p", { class: "actions" },
+      h("button", {
+        type: "button", onclick: async (event) => {
+          try {
+            await navigator.clipboard.writeText(made.key);
+            event.target.textContent = "Copied";
+          } catch {
+            getSelection().selectAllChildren(shown);
+          }
+        },
+      }, "Copy"),
+      h("button", { type: "button", onclick: () => document.getElementById("dialog").close() }, "I have it")));
+}
