@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::server::door::Door;
 use crate::server::keys::Keys;
-use crate::server::{self, Bounds, Front, Server};
+use crate::server::{self, Bounds, Front, Server, Tls};
 use crate::store::client_keys;
 use crate::store::{self, AccountRow, Connection, Store, StoreError, Work, prices};
 use crate::upstream::http::Upstream;
@@ -43,6 +43,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The certificate cannot be used.
+    #[error("TLS: {0}")]
+    Tls(String),
     /// Signals cannot be listened to.
     #[error("signals cannot be listened to: {0}")]
     Signals(std::io::Error),
@@ -88,18 +91,25 @@ impl App {
             shutdown_grace: limits.shutdown_grace,
             request_head: limits.request_head,
         };
+        let tls = match &config.file.tls {
+            Some(tls) => Some(Arc::new(
+                Tls::read(&tls.certificate, &tls.key).map_err(StartError::Tls)?,
+            )),
+            None => None,
+        };
         let server = Server::bind(&config.listen, bounds)
             .await
             .map_err(|source| StartError::Listen {
                 address: config.listen.clone(),
                 source,
-            })?;
+            })?
+            .with_tls(tls.clone());
         let hang_up = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
         // Last, because it is shown only once: what goes wrong from here on is no reason to end.
         let new_admin_key = ensure_admin_key(&connection)?;
         found.admin = client_keys::admin_digest(&connection)?;
         let keys = Arc::new(Keys::default());
-        keys.replace(found.client_keys, found.admin);
+        keys.replace(found.clients, found.admin);
         drop(connection);
         let settings = Settings {
             lifetimes: config.lifetimes(),
@@ -127,7 +137,8 @@ impl App {
                 gateway: gateway.clone(),
                 keys: keys.clone(),
                 door: Arc::new(Door::new(web.allowed_hosts.clone(), web.allowed_origins.clone())),
-                is_tls: false,
+                seal_key: config.seal_key(),
+                is_tls: tls.is_some(),
                 request_body_bytes_max: limits.request_body_bytes,
                 routing_headers: config.file.answers.routing_headers,
             },
@@ -139,6 +150,7 @@ impl App {
                 version: found.version,
                 in_order: true,
                 hang_up,
+                tls,
             },
             new_admin_key,
         })
@@ -147,6 +159,11 @@ impl App {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// Whether clients speak TLS with it.
+    pub fn is_tls(&self) -> bool {
+        self.front.is_tls
     }
 
     /// The admin key, if this start has made it. It is nowhere else.

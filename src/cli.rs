@@ -2,8 +2,10 @@
 
 mod account;
 mod demo;
+mod doctor;
 mod history;
 mod key;
+mod secret;
 mod serve;
 
 use std::io::Read as _;
@@ -73,6 +75,11 @@ enum Command {
     /// The key of the page
     #[command(subcommand)]
     AdminKey(key::AdminKeyCommand),
+    /// The key that upstream credentials are sealed with
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
+    /// What is right and what is not, each with what to do about it
+    Doctor(doctor::DoctorArgs),
     /// What was used, as a table
     Usage(history::UsageArgs),
     /// The turns of a conversation: where each went, and why
@@ -108,6 +115,8 @@ impl Arguments {
             Command::Account(command) => account::run(command, &load()?)?,
             Command::Key(command) => key::run(command, &load()?)?,
             Command::AdminKey(command) => key::run_admin(&command, &load()?)?,
+            Command::Secret(command) => secret::run(&command, &load()?)?,
+            Command::Doctor(args) => return doctor::run(&args, places.clone()),
             Command::Usage(args) => history::usage(&args, &load()?)?,
             Command::Conversation(args) => history::conversation(&args, &load()?)?,
         }

@@ -11,13 +11,15 @@ use serde::Deserialize;
 
 use crate::account::check_name;
 use crate::price::Price;
+use crate::store::seal::KeySource;
 use crate::store::{Durability, Lifetimes};
 
 pub use entries::{AccountSettings, ClientKeySettings};
-pub use entries::{from_environment, from_file};
+pub use entries::{from_environment, from_file, parse_moment};
 pub use prices::PriceSettings;
 pub use settings::{
-    AffinitySettings, AnswerSettings, LimitSettings, PoolSettings, UsageSettings, WebSettings, parse_duration,
+    AffinitySettings, AnswerSettings, LimitSettings, PoolSettings, TlsSettings, UsageSettings, WebSettings,
+    parse_duration,
 };
 
 /// What a gateway needs to know before it starts.
@@ -29,6 +31,8 @@ pub struct Config {
     pub database: PathBuf,
     /// What the file says, or would say by default.
     pub file: File,
+    /// The file, if there is one.
+    pub path: Option<PathBuf>,
     /// Where it was looked for.
     pub places: Places,
 }
@@ -93,6 +97,12 @@ pub struct File {
     pub pool: PoolSettings,
     /// Who may open the page and the admin API.
     pub web: WebSettings,
+    /// How the server proves who it is; without, clients speak to it in clear.
+    pub tls: Option<TlsSettings>,
+    /// Where the key is that secrets are sealed with, instead of beside the database.
+    pub secret_key_file: Option<PathBuf>,
+    /// The environment variable that holds it, in base64.
+    pub secret_key_env: Option<String>,
     /// The accounts.
     pub account: Vec<AccountSettings>,
     /// The client keys.
@@ -154,8 +164,18 @@ impl Config {
             listen,
             database,
             file,
+            path,
             places,
         })
+    }
+
+    /// Where the key is that secrets are sealed with.
+    pub fn seal_key(&self) -> KeySource {
+        match (&self.file.secret_key_env, &self.file.secret_key_file) {
+            (Some(variable), _) => KeySource::Environment(variable.clone()),
+            (None, Some(path)) => KeySource::File(path.clone()),
+            (None, None) => KeySource::beside(&self.database),
+        }
     }
 
     /// How long things are kept.
@@ -204,6 +224,9 @@ impl File {
     }
 
     fn check(&self) -> Result<(), String> {
+        if self.secret_key_env.is_some() && self.secret_key_file.is_some() {
+            return Err("give secret_key_env or secret_key_file, one of them".to_owned());
+        }
         for price in &self.price {
             price.checked()?;
         }
@@ -226,6 +249,7 @@ impl File {
                 return Err(format!("two client keys are named '{}'", key.name));
             }
             check_name(&key.name)?;
+            key.bounds()?;
             if key.key.is_some() {
                 return Err(format!(
                     "client key '{}': name an environment variable (key_env) or a file (key_file)",

@@ -12,6 +12,25 @@ pub enum Error {
     /// No usable client key came with the request.
     #[error("no valid client key")]
     UnknownKey,
+    /// The client key has expired.
+    #[error("the client key has expired")]
+    KeyExpired,
+    /// The client key may not ask for this model.
+    #[error("model '{0}' is not allowed for this client key")]
+    ModelNotAllowed(String),
+    /// The client key runs as many requests as it may.
+    #[error("the client key runs {0} requests already")]
+    KeyBusy(u32),
+    /// The client key has spent its budget.
+    #[error("the client key has spent its budget of the {period}")]
+    BudgetSpent {
+        /// `day` or `month`.
+        period: &'static str,
+        /// When the next one begins, in milliseconds since 1970 UTC.
+        until_ms: i64,
+        /// When it was asked.
+        now_ms: i64,
+    },
     /// The body is larger than the limit, in bytes.
     #[error("request body is larger than {0} bytes")]
     BodyTooLarge(usize),

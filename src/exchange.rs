@@ -6,6 +6,7 @@
 
 pub mod answer;
 mod attempt;
+pub mod client;
 mod record;
 mod references;
 
@@ -128,6 +129,7 @@ async fn converse(
     }
     let envelope = read_envelope(&question.body)?;
     record.describe(&question.body, &envelope);
+    record.check_model(envelope.model.as_deref())?;
     let found = references::find(gateway, &question, &envelope).await?;
     let known_conversation = affinity::conversation(&found, envelope.has_history);
     let conversation = known_conversation.unwrap_or_default();

@@ -9,13 +9,16 @@ mod listen;
 mod page;
 mod responses;
 mod router;
+mod tls;
 
 use std::sync::Arc;
 
 use crate::exchange::Gateway;
+use crate::store::seal::KeySource;
 
 pub use listen::{Bounds, Server};
 pub use router::router;
+pub use tls::Tls;
 
 use door::Door;
 use keys::Keys;
@@ -29,6 +32,8 @@ pub struct Front {
     pub keys: Arc<Keys>,
     /// Who may come in through the page and the admin API.
     pub door: Arc<Door>,
+    /// Where the key is that secrets are sealed with.
+    pub seal_key: KeySource,
     /// Whether clients speak TLS with this server itself.
     pub is_tls: bool,
     /// The largest request body, after decompression.

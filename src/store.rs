@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use r2d2_sqlite::SqliteConnectionManager;
 pub use rusqlite::Connection;
-use rusqlite::OpenFlags;
+use rusqlite::{OpenFlags, OptionalExtension as _};
 
 use crate::affinity::{Owner, Reference};
 use crate::clock::now_ms;
@@ -74,6 +74,9 @@ pub enum StoreError {
     /// A sealed secret does not open with this key file.
     #[error("the sealed secret of account {0} does not open with this key file")]
     Sealed(String),
+    /// There is no key to seal secrets with.
+    #[error("{0}")]
+    SealKey(String),
     /// The database cannot be written now; the work is kept in memory and tried again.
     #[error("the database cannot be written now")]
     Unwritten,
@@ -338,4 +341,23 @@ fn reader_manager(path: &Path) -> SqliteConnectionManager {
             connection.set_prepared_statement_cache_capacity(32);
             Ok(())
         })
+}
+
+/// Looks a database through; says what is damaged.
+///
+/// # Errors
+/// If it cannot be read at all.
+pub fn check(connection: &Connection) -> Result<Option<String>, StoreError> {
+    let query = include_str!("../sql/queries/quick_check.sql");
+    let word: String = connection.query_row(query, [], |row| row.get(0))?;
+    Ok((word != "ok").then_some(word))
+}
+
+/// When the last request began, in milliseconds since 1970 UTC.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn last_request_at_ms(connection: &Connection) -> Result<Option<i64>, StoreError> {
+    let query = include_str!("../sql/queries/last_request_at.sql");
+    Ok(connection.query_row(query, [], |row| row.get(0)).optional()?)
 }

@@ -9,11 +9,13 @@ use crate::account::Secret;
 use crate::clock::now_ms;
 use crate::config::{Config, ConfigError};
 use crate::exchange::Gateway;
+use crate::exchange::client::{Calendar, Client};
 use crate::limits;
 use crate::pool::Known;
+use crate::server::Tls;
 use crate::server::keys::Keys;
 use crate::store::accounts::{self, NewAccount};
-use crate::store::client_keys::{self, ClientKey, NewClientKey};
+use crate::store::client_keys::{self, ClientKey, KeyBounds, NewClientKey, Spent};
 use crate::store::seal::Seal;
 use crate::store::{Connection, roster};
 
@@ -22,7 +24,7 @@ use super::StartError;
 /// What file and database say.
 pub(super) struct Found {
     pub(super) accounts: Vec<Known>,
-    pub(super) client_keys: Vec<ClientKey>,
+    pub(super) clients: Vec<Client>,
     pub(super) admin: Option<[u8; 32]>,
     pub(super) version: i64,
 }
@@ -52,7 +54,7 @@ pub(super) fn read(connection: &Connection, config: &Config, secrets: Secrets) -
     let version = roster::read(connection)?.version;
     let found = Found {
         accounts: read_accounts(connection, config, secrets.accounts)?,
-        client_keys: read_client_keys(connection, config, &secrets.client_keys)?,
+        clients: read_clients(connection, config, &secrets.client_keys)?,
         admin: client_keys::admin_digest(connection)?,
         version,
     };
@@ -65,18 +67,14 @@ fn read_accounts(
     config: &Config,
     mut secrets: Vec<Option<Secret>>,
 ) -> Result<Vec<Known>, StartError> {
-    let invalid = |message| ConfigError::Invalid {
-        path: config.database.clone(),
-        message,
-    };
     let from_file = config
         .file
         .account
         .iter()
-        .map(|account| account.checked().map_err(invalid));
+        .map(|account| account.checked().map_err(invalid(config)));
     let from_file: Vec<NewAccount> = from_file.collect::<Result<_, _>>()?;
     accounts::reconcile(connection, &from_file, now_ms())?;
-    let seal = Seal::open(&config.database)?;
+    let seal = Seal::open(&config.seal_key())?;
     let mut found = Vec::new();
     for stored in accounts::list(connection)? {
         let position = from_file
@@ -94,23 +92,44 @@ fn read_accounts(
     Ok(found)
 }
 
-fn read_client_keys(
+fn invalid(config: &Config) -> impl Fn(String) -> ConfigError {
+    let path = config.path.clone().unwrap_or_default();
+    move |message| ConfigError::Invalid {
+        path: path.clone(),
+        message,
+    }
+}
+
+fn read_clients(
     connection: &Connection,
     config: &Config,
     secrets: &[Secret],
-) -> Result<Vec<ClientKey>, StartError> {
-    let settings = config.file.client_key.iter();
+) -> Result<Vec<Client>, StartError> {
+    let settings = &config.file.client_key;
+    let bounds = settings.iter().map(|key| key.bounds().map_err(invalid(config)));
+    let bounds: Vec<KeyBounds> = bounds.collect::<Result<_, _>>()?;
     let keys: Vec<NewClientKey<'_>> = settings
+        .iter()
         .zip(secrets)
-        .map(|(key, secret)| NewClientKey {
+        .zip(&bounds)
+        .map(|((key, secret), bounds)| NewClientKey {
             name: &key.name,
             scope: key.scope.as_deref(),
             key: secret.reveal(),
-            bounds: &key.bounds,
+            bounds,
         })
         .collect();
     client_keys::reconcile(connection, &keys, now_ms())?;
-    Ok(client_keys::list(connection)?)
+    let calendar = Calendar::at(now_ms());
+    let client = |key: ClientKey| {
+        let spent = |since_ms| match Client::has_budget(&key) {
+            true => client_keys::spent(connection, key.id, since_ms),
+            false => Ok(Spent::default()),
+        };
+        let (today, this_month) = (spent(calendar.day_ms)?, spent(calendar.month_ms)?);
+        Ok(Client::new(key, calendar, today, this_month))
+    };
+    client_keys::list(connection)?.into_iter().map(client).collect()
 }
 
 /// Takes over what people change while the gateway runs.
@@ -124,6 +143,8 @@ pub(super) struct Roster {
     pub(super) in_order: bool,
     /// Listened to before anybody is told that the gateway is there: unheard, it would end it.
     pub(super) hang_up: Signal,
+    /// Its certificates are read again, too.
+    pub(super) tls: Option<Arc<Tls>>,
 }
 
 impl Roster {
@@ -150,6 +171,9 @@ impl Roster {
     }
 
     fn read_file(&mut self) {
+        if let Some(Err(error)) = self.tls.as_ref().map(|tls| tls.read_again()) {
+            tracing::error!(error, "the certificate stays as it was");
+        }
         match Config::load(self.config.places.clone()) {
             Ok(config) => self.config = config,
             Err(error) => tracing::error!(%error, "the configuration stays as it was"),
@@ -162,9 +186,9 @@ impl Roster {
             Ok(found) => {
                 self.version = found.version;
                 self.in_order = true;
-                let (accounts, keys) = (found.accounts.len(), found.client_keys.len());
+                let (accounts, keys) = (found.accounts.len(), found.clients.len());
                 self.gateway.pool.replace(found.accounts);
-                self.keys.replace(found.client_keys, found.admin);
+                self.keys.replace(found.clients, found.admin);
                 tracing::info!(accounts, client_keys = keys, "accounts and keys taken over");
             }
             Err(error) => {

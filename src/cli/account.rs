@@ -119,7 +119,7 @@ fn add(args: AddArgs, config: &Config) -> anyhow::Result<()> {
     };
     let secret = args.secret.read()?;
     let connection = store::open_writable(&config.database, config.file.durability)?;
-    let seal = Seal::open(&config.database)?;
+    let seal = Seal::open(&config.seal_key())?;
     let change = accounts::add(&connection, &seal, &account, Some(&secret), now_ms())?;
     changed(config, &account.name, change, "added")?;
     println!("Its key is sealed in {}.", config.database.display());

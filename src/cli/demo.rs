@@ -80,7 +80,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Only for the demo, whose gateway listens on this machine and ends with it.
-const CLIENT_KEY: &str = "mk-demo";
+const CLIENT_KEY: &str = "mk-of-the-demo-and-of-nothing-else";
 
 /// The same files that a user would write.
 fn write_config(folder: &Path, simulator: &Simulator) -> anyhow::Result<PathBuf> {

@@ -14,7 +14,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let address = app.address();
     // Whoever started it may listen no more: that is no reason not to serve.
     tell(&app, address).ok();
-    if !address.ip().is_loopback() {
+    if !address.ip().is_loopback() && !app.is_tls() {
         tracing::warn!(%address, "listening beyond this machine, without TLS: keys and conversations can be read on the way");
     }
     app.run(stop_signal()?).await;
@@ -30,7 +30,8 @@ fn tell(app: &App, address: SocketAddr) -> std::io::Result<()> {
             "The admin key, for the page; it is shown only now:\n\n    {key}\n"
         )?;
     }
-    writeln!(out, "moorage listening on http://{address}")?;
+    let scheme = if app.is_tls() { "https" } else { "http" };
+    writeln!(out, "moorage listening on {scheme}://{address}")?;
     if app.has_no_accounts() {
         writeln!(
             out,

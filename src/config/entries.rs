@@ -49,9 +49,36 @@ pub struct ClientKeySettings {
     key_file: Option<PathBuf>,
     /// Only there to be refused with a better word than "unknown".
     pub(super) key: Option<serde::de::IgnoredAny>,
-    /// What it may do.
-    #[serde(skip)]
-    pub bounds: KeyBounds,
+    expires: Option<String>,
+    models: Option<Vec<String>>,
+    max_concurrent: Option<u32>,
+    tokens_per_day: Option<i64>,
+    tokens_per_month: Option<i64>,
+    cost_per_day: Option<f64>,
+    cost_per_month: Option<f64>,
+    #[serde(default)]
+    shows_quota: bool,
+}
+
+/// The shortest client key of one's own choice.
+const CLIENT_KEY_BYTES_MIN: usize = 20;
+
+/// A moment as people write it: a day (its beginning, UTC), or a day and a time.
+///
+/// # Errors
+/// If it is none.
+pub fn parse_moment(text: &str) -> Result<i64, String> {
+    let day = || {
+        text.parse::<jiff::civil::Date>()
+            .ok()?
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .ok()
+    };
+    let moment = text.parse::<jiff::Timestamp>().ok();
+    moment
+        .or_else(|| Some(day()?.timestamp()))
+        .map(jiff::Timestamp::as_millisecond)
+        .ok_or_else(|| format!("'{text}' is no moment; write for example 2027-01-31 or 2027-01-31T18:00:00Z"))
 }
 
 impl AccountSettings {
@@ -96,6 +123,29 @@ impl AccountSettings {
 }
 
 impl ClientKeySettings {
+    /// What the key may do.
+    ///
+    /// # Errors
+    /// If that makes no sense.
+    pub fn bounds(&self) -> Result<KeyBounds, String> {
+        let expires_at_ms = self.expires.as_deref().map(parse_moment).transpose();
+        let bounds = KeyBounds {
+            expires_at_ms: expires_at_ms
+                .map_err(|message| format!("client key '{}': {message}", self.name))?,
+            models: self.models.clone(),
+            max_concurrent: self.max_concurrent,
+            tokens_per_day: self.tokens_per_day,
+            tokens_per_month: self.tokens_per_month,
+            cost_per_day: self.cost_per_day,
+            cost_per_month: self.cost_per_month,
+            shows_quota: self.shows_quota,
+        };
+        bounds
+            .check()
+            .map_err(|message| format!("client key '{}': {message}", self.name))?;
+        Ok(bounds)
+    }
+
     /// The key, from where the file says.
     ///
     /// # Errors
@@ -106,11 +156,20 @@ impl ClientKeySettings {
             (None, Some(path)) => from_file(path),
             _ => Err("give key_env or key_file, one of them".to_owned()),
         };
-        secret.map_err(|message| ConfigError::Secret {
-            what: "client_key",
-            name: self.name.clone(),
-            message,
-        })
+        let long_enough = |secret: Secret| match secret.reveal().len() >= CLIENT_KEY_BYTES_MIN {
+            true => Ok(secret),
+            false => Err(format!(
+                "the key is shorter than {CLIENT_KEY_BYTES_MIN} characters and could be guessed; \
+                 'openssl rand -base64 32' makes one"
+            )),
+        };
+        secret
+            .and_then(long_enough)
+            .map_err(|message| ConfigError::Secret {
+                what: "client_key",
+                name: self.name.clone(),
+                message,
+            })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The settings of the file, with their defaults and the forms in which people write them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -151,6 +152,16 @@ pub struct WebSettings {
     pub allowed_hosts: Vec<String>,
     /// The origins of pages whose scripts may call `/v1`, as in `https://chat.example.org`.
     pub allowed_origins: Vec<String>,
+}
+
+/// How this server proves who it is to its clients.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsSettings {
+    /// The chain of certificates, in PEM.
+    pub certificate: PathBuf,
+    /// Its private key, in PEM.
+    pub key: PathBuf,
 }
 
 /// A duration as people write it: `30d`, `4h`, `10m`, `1h 30m`, `250ms`. Days have 24 hours.

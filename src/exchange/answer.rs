@@ -90,9 +90,10 @@ pub(super) async fn begin(
             Err(_) => return Err((Error::StoreUnavailable, body.record)),
         }
     }
+    let shows_quota = body.record.shows_quota();
     Ok(Answer {
         status,
-        headers: headers::for_client(&headers),
+        headers: headers::for_client(&headers, shows_quota),
         is_events,
         length,
         routing,

@@ -12,9 +12,11 @@ use crate::pool::Lease;
 use crate::price::Cost;
 use crate::request::Envelope;
 use crate::response::{Facts, Outcome};
+use crate::store::client_keys::Spent;
 use crate::store::requests::{Affinity, Row};
 use crate::store::{Remember, Work};
 
+use super::client::{Client, Place};
 use super::{Gateway, Routing, transport};
 
 /// The row of an exchange, and who writes it.
@@ -26,6 +28,8 @@ pub struct Record {
     started: Instant,
     account: Option<String>,
     overhead: Duration,
+    /// The client's place, until the answer has ended.
+    place: Option<Place>,
 }
 
 impl Record {
@@ -40,12 +44,32 @@ impl Record {
             started: Instant::now(),
             account: None,
             overhead: Duration::ZERO,
+            place: None,
         }
     }
 
-    /// Notes who asks.
-    pub fn asked_by(&mut self, client_key_id: i64) {
-        self.row().client_key_id = Some(client_key_id);
+    /// Notes who asks, and lets them in.
+    ///
+    /// # Errors
+    /// If they may not ask now: see [`Client::admit`].
+    pub fn asked_by(&mut self, client: &Arc<Client>) -> Result<(), Error> {
+        self.row().client_key_id = Some(client.key.id);
+        self.place = Some(client.admit()?);
+        Ok(())
+    }
+
+    /// Whether who asks may ask for this model.
+    pub(super) fn check_model(&self, model: Option<&str>) -> Result<(), Error> {
+        match &self.place {
+            Some(place) => place.client().check_model(model),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether who asks may see what the upstream says about its quota.
+    pub(super) fn shows_quota(&self) -> bool {
+        let place = self.place.as_ref();
+        place.is_some_and(|place| place.client().key.bounds.shows_quota)
     }
 
     /// Writes the row of a request that Moorage itself answered, with what the client is told.
@@ -187,6 +211,12 @@ impl Record {
         row.overhead_us = i64::try_from(self.overhead.as_micros()).ok();
         row.cost = self.cost(row);
         self.gateway.metrics.ended(self.overhead, row.first_byte_ms);
+        if let (Some(place), Some(usage)) = (&self.place, row.usage) {
+            place.count(Spent {
+                tokens: usage.input.unwrap_or(0).saturating_add(usage.output.unwrap_or(0)),
+                cost_micros: row.cost.map_or(0, |cost| cost.cost_micros),
+            });
+        }
         log(row, self.account.as_deref());
     }
 }

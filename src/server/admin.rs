@@ -13,7 +13,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Json, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -38,6 +38,7 @@ pub(super) fn router(front: &Front) -> Router<Front> {
         .route("/v1/accounts/{name}/disable", post(accounts::disable))
         .route("/v1/accounts/{name}/drain", post(accounts::drain))
         .route("/v1/keys", get(keys::list).post(keys::add))
+        .route("/v1/keys/{name}/bounds", put(keys::set_bounds))
         .route("/v1/keys/{name}/rotate", post(keys::rotate))
         .route("/v1/keys/{name}/revoke", post(keys::revoke))
         .layer(middleware::from_fn_with_state(front.clone(), guard));

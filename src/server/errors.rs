@@ -38,6 +38,7 @@ pub fn told(error: &Error) -> Told {
         param: match error {
             Error::PreviousResponseNotFound(_) => Some("previous_response_id"),
             Error::InvalidReference { parameter } => Some(parameter),
+            Error::ModelNotAllowed(_) => Some("model"),
             _ => None,
         },
         message,
@@ -48,7 +49,11 @@ pub fn told(error: &Error) -> Told {
 fn retry_after(error: &Error) -> Option<Duration> {
     match error {
         Error::CoolingDown { retry_after, .. } => Some(*retry_after),
-        Error::Busy { .. } => Some(Duration::from_secs(1)),
+        Error::Busy { .. } | Error::KeyBusy(_) => Some(Duration::from_secs(1)),
+        Error::BudgetSpent { until_ms, now_ms, .. } => {
+            let wait_ms = until_ms.saturating_sub(*now_ms);
+            Some(Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)))
+        }
         Error::Unavailable { .. } | Error::StoreUnavailable => Some(Duration::from_secs(30)),
         _ => None,
     }
@@ -57,6 +62,10 @@ fn retry_after(error: &Error) -> Option<Duration> {
 fn describe(error: &Error) -> (u16, &'static str, &'static str, String) {
     match error {
         Error::UnknownKey => (401, INVALID_REQUEST, "invalid_api_key", "The key is not a client key of this Moorage. Make one with: moorage key add NAME".into()),
+        Error::KeyExpired => (401, INVALID_REQUEST, "key_expired", "This client key of Moorage has expired. Ask for a new one.".into()),
+        Error::ModelNotAllowed(model) => (403, INVALID_REQUEST, "model_not_allowed", format!("This client key may not ask for the model '{model}'.")),
+        Error::KeyBusy(most) => (429, "rate_limit_error", "key_busy", format!("This client key may run {most} requests at once, and does.")),
+        Error::BudgetSpent { period, until_ms, .. } => (429, "insufficient_quota", "insufficient_quota", format!("This client key has spent its budget of the {period}. The next begins at {}.", moment(*until_ms))),
         Error::BodyTooLarge(most) => (413, INVALID_REQUEST, "body_too_large", format!("The request body is larger than {most} bytes.")),
         Error::BodyUnreadable(reason) => (400, INVALID_REQUEST, "body_unreadable", format!("The request body could not be read: {reason}.")),
         Error::BodyTimeout => (408, INVALID_REQUEST, "request_timeout", "The request body did not arrive in time.".into()),
@@ -81,6 +90,11 @@ fn describe(error: &Error) -> (u16, &'static str, &'static str, String) {
         Error::StoreUnavailable => (503, SERVER, "store_unavailable", "The database cannot be written, and this Moorage is set up not to go on without it.".into()),
         Error::StoreUnreadable(_) => (503, SERVER, "store_unreadable", "The database cannot be read.".into()),
     }
+}
+
+/// A moment as people write it.
+fn moment(at_ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(at_ms).map_or_else(|_| "a later time".to_owned(), |at| at.to_string())
 }
 
 fn cooling_down(account: Option<&str>, retry_after: Duration) -> String {

@@ -7,7 +7,8 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use subtle::ConstantTimeEq as _;
 
-use crate::store::client_keys::{ClientKey, digest};
+use crate::exchange::client::Client;
+use crate::store::client_keys::digest;
 
 /// The keys of a running gateway, as digests. They are replaced while it runs.
 #[derive(Debug, Default)]
@@ -19,14 +20,27 @@ pub struct Keys {
 struct Ring {
     /// By the first bytes of the digest, which tell nothing of the key; the whole digest is then
     /// compared in constant time.
-    clients: HashMap<[u8; 8], Arc<ClientKey>>,
+    clients: HashMap<[u8; 8], Arc<Client>>,
     admin: Option<[u8; 32]>,
 }
 
 impl Keys {
-    /// Takes these keys instead of those before.
-    pub fn replace(&self, clients: Vec<ClientKey>, admin: Option<[u8; 32]>) {
-        let by_digest = clients.into_iter().map(|key| (short(&key.digest), Arc::new(key)));
+    /// Takes these keys instead of those before. One that was there before goes on where it was:
+    /// what it runs and has spent counts.
+    pub fn replace(&self, clients: Vec<Client>, admin: Option<[u8; 32]>) {
+        let before = self.ring();
+        let goes_on = |client: Client| {
+            let same = before
+                .clients
+                .values()
+                .find(|before| before.key.id == client.key.id && Client::has_budget(&before.key));
+            match same {
+                Some(before) => before.changed(client.key),
+                None => client,
+            }
+        };
+        let by_digest = clients.into_iter().map(goes_on);
+        let by_digest = by_digest.map(|client| (short(&client.key.digest), Arc::new(client)));
         let ring = Arc::new(Ring {
             clients: by_digest.collect(),
             admin,
@@ -45,11 +59,11 @@ impl Keys {
     }
 
     /// The client key of a request, if it has a valid one.
-    pub fn identify(&self, headers: &HeaderMap) -> Option<Arc<ClientKey>> {
+    pub fn identify(&self, headers: &HeaderMap) -> Option<Arc<Client>> {
         let digest = digest(presented(headers)?);
         let ring = self.ring();
-        let key = ring.clients.get(&short(&digest))?;
-        bool::from(key.digest.ct_eq(&digest)).then(|| key.clone())
+        let client = ring.clients.get(&short(&digest))?;
+        bool::from(client.key.digest.ct_eq(&digest)).then(|| client.clone())
     }
 
     /// Whether this is the admin key.

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tower::util::MapRequest;
 
+use super::Tls;
 use super::door::Peer;
 
 /// The bounds of a server.
@@ -36,6 +37,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     bounds: Bounds,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Server {
@@ -49,7 +51,14 @@ impl Server {
             address: listener.local_addr()?,
             listener,
             bounds,
+            tls: None,
         })
+    }
+
+    /// The same, speaking TLS.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Arc<Tls>>) -> Server {
+        Server { tls, ..self }
     }
 
     /// Where it listens, with the port that the system chose.
@@ -76,12 +85,30 @@ impl Server {
                 request
             });
             let service = TowerToHyperService::new(service);
-            let connection =
-                http1_builder(self.bounds.request_head).serve_connection(TokioIo::new(stream), service);
-            let connection = graceful.watch(connection);
+            let builder = http1_builder(self.bounds.request_head);
+            let Some(tls) = &self.tls else {
+                let connection = builder.serve_connection(TokioIo::new(stream), service);
+                let connection = graceful.watch(connection);
+                connections.spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "a client's connection ended");
+                    }
+                    drop(place);
+                });
+                continue;
+            };
+            let (handshake, watcher) = (tls.acceptor().accept(stream), graceful.watcher());
+            let patience = self.bounds.request_head;
             connections.spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a client's connection ended");
+                match tokio::time::timeout(patience, handshake).await {
+                    Ok(Ok(stream)) => {
+                        let connection = builder.serve_connection(TokioIo::new(stream), service);
+                        if let Err(error) = watcher.watch(connection).await {
+                            tracing::debug!(%error, "a client's connection ended");
+                        }
+                    }
+                    Ok(Err(error)) => tracing::debug!(%error, "a client did not speak TLS"),
+                    Err(_) => tracing::debug!("a client took too long for its handshake"),
                 }
                 drop(place);
             });

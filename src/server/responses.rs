@@ -39,10 +39,10 @@ pub(super) async fn upgrade(headers: HeaderMap) -> Response {
 async fn question(front: &Front, record: &mut Record, request: Request) -> Result<Question, Error> {
     let (head, body) = request.into_parts();
     let key = front.keys.identify(&head.headers).ok_or(Error::UnknownKey)?;
-    record.asked_by(key.id);
+    record.asked_by(&key)?;
     let body = body::read(&head.headers, body, front.request_body_bytes_max).await?;
     Ok(Question {
-        scope: key.scope.clone(),
+        scope: key.key.scope.clone(),
         endpoint: ENDPOINT,
         query: head.uri.query().map(str::to_owned),
         headers: head.headers,

@@ -53,6 +53,34 @@ pub struct KeyBounds {
     pub shows_quota: bool,
 }
 
+impl KeyBounds {
+    fn models_column(&self) -> Option<String> {
+        let models = self.models.as_ref()?;
+        Some(serde_json::json!(models).to_string())
+    }
+
+    /// Whether they make sense.
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn check(&self) -> Result<(), String> {
+        let costs = [self.cost_per_day, self.cost_per_month];
+        let tokens = [self.tokens_per_day, self.tokens_per_month];
+        let below_zero = costs
+            .into_iter()
+            .flatten()
+            .any(|cost| !cost.is_finite() || cost < 0.0)
+            || tokens.into_iter().flatten().any(|tokens| tokens < 0);
+        if below_zero {
+            return Err("a budget is a number from 0 on".to_owned());
+        }
+        if self.max_concurrent == Some(0) {
+            return Err("max_concurrent is at least 1".to_owned());
+        }
+        Ok(())
+    }
+}
+
 /// A client key to put into the database.
 #[derive(Debug)]
 pub struct NewClientKey<'a> {
@@ -64,6 +92,15 @@ pub struct NewClientKey<'a> {
     pub key: &'a str,
     /// What it may do.
     pub bounds: &'a KeyBounds,
+}
+
+/// What a client key has spent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Tokens, in and out, where the upstream told them.
+    pub tokens: i64,
+    /// Money, in millionths of the currency of the prices, where a price is known.
+    pub cost_micros: i64,
 }
 
 /// How many characters of a key may be shown. The rest holds over 200 random bits.
@@ -148,7 +185,7 @@ fn put(
     };
     let KeyBounds {
         expires_at_ms,
-        models,
+        models: _,
         max_concurrent,
         tokens_per_day,
         tokens_per_month,
@@ -166,9 +203,7 @@ fn put(
             source.as_str(),
             now_ms,
             expires_at_ms,
-            models
-                .as_ref()
-                .map(|models| serde_json::json!(models).to_string()),
+            key.bounds.models_column(),
             max_concurrent,
             tokens_per_day,
             tokens_per_month,
@@ -207,6 +242,44 @@ pub fn rotate(connection: &Connection, name: &str, key: &str) -> Result<Change, 
         let query = include_str!("../../sql/queries/rotate_client_key.sql");
         connection.execute(query, params![name, digest(key), visible_prefix(key)])
     })
+}
+
+/// Changes what a key may do; the key itself stays.
+///
+/// # Errors
+/// If the database cannot be written.
+pub fn set_bounds(connection: &Connection, name: &str, bounds: &KeyBounds) -> Result<Change, StoreError> {
+    change(connection, name, |connection| {
+        let query = include_str!("../../sql/queries/set_key_bounds.sql");
+        connection.execute(
+            query,
+            params![
+                name,
+                bounds.expires_at_ms,
+                bounds.models_column(),
+                bounds.max_concurrent,
+                bounds.tokens_per_day,
+                bounds.tokens_per_month,
+                bounds.cost_per_day,
+                bounds.cost_per_month,
+                bounds.shows_quota,
+            ],
+        )
+    })
+}
+
+/// What a key has spent since a moment at which an hour begins.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn spent(connection: &Connection, id: i64, since_ms: i64) -> Result<Spent, StoreError> {
+    let query = include_str!("../../sql/queries/spent_by_key.sql");
+    Ok(connection.query_row(query, [id, since_ms], |row| {
+        Ok(Spent {
+            tokens: row.get(0)?,
+            cost_micros: row.get(1)?,
+        })
+    })?)
 }
 
 /// Revokes a key.

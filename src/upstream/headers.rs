@@ -63,11 +63,15 @@ pub fn for_upstream(from_client: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// The headers of an answer as the client gets them.
-pub fn for_client(from_upstream: &HeaderMap) -> HeaderMap {
+/// The headers of an answer as the client gets them; those about the account's quota only if its key
+/// shows them.
+pub fn for_client(from_upstream: &HeaderMap, shows_quota: bool) -> HeaderMap {
     let mut headers = end_to_end(from_upstream);
     for name in FROM_UPSTREAM_ONLY {
         headers.remove(name);
+    }
+    if shows_quota {
+        return headers;
     }
     let quota: Vec<HeaderName> = headers
         .keys()
@@ -139,7 +143,7 @@ mod tests {
 
     #[test]
     fn what_belongs_to_the_account_does_not_reach_the_client() {
-        let back = for_client(&map(&[
+        let answer = map(&[
             ("set-cookie", "__cf_bm=1"),
             ("openai-organization", "org"),
             ("x-ratelimit-remaining-requests", "1"),
@@ -148,13 +152,18 @@ mod tests {
             ("x-request-id", "req_1"),
             ("openai-processing-ms", "12"),
             ("transfer-encoding", "chunked"),
-        ]));
+        ]);
+        let back = for_client(&answer, false);
         let mut names: Vec<_> = back.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(
             names,
             ["openai-processing-ms", "x-codex-turn-state", "x-request-id"]
         );
+        let shown = for_client(&answer, true);
+        assert!(shown.contains_key("x-ratelimit-remaining-requests"));
+        assert!(shown.contains_key("x-codex-primary-used-percent"));
+        assert!(!shown.contains_key("set-cookie") && !shown.contains_key("openai-organization"));
     }
 
     #[test]

@@ -271,6 +271,12 @@ impl Harness {
         self.gateway = Gateway::start(self.folder.path(), &address, None);
     }
 
+    /// The same, with these variables in its environment.
+    pub fn restart_with(&mut self, variables: &[(&str, &str)]) {
+        let address = self.gateway.address.clone();
+        self.gateway = Gateway::start_with(self.folder.path(), &address, None, variables);
+    }
+
     /// All log lines so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
@@ -333,6 +339,15 @@ pub struct Gateway {
 
 impl Gateway {
     pub fn start(folder: &Path, listen: &str, wrapper: Option<&[String]>) -> Gateway {
+        Gateway::start_with(folder, listen, wrapper, &[])
+    }
+
+    pub fn start_with(
+        folder: &Path,
+        listen: &str,
+        wrapper: Option<&[String]>,
+        variables: &[(&str, &str)],
+    ) -> Gateway {
         let mut command = match wrapper {
             None => moorage(),
             Some([program, arguments @ ..]) => {
@@ -351,6 +366,7 @@ impl Gateway {
             .args(["serve", "--config"])
             .arg(folder.join("moorage.toml"))
             .args(["--listen", listen])
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log);
@@ -362,7 +378,8 @@ impl Gateway {
         let out = gateway.process.stdout.take().unwrap();
         for line in BufReader::new(out).lines() {
             let line = line.unwrap();
-            if let Some(address) = line.strip_prefix("moorage listening on http://") {
+            let address = line.strip_prefix("moorage listening on ");
+            if let Some((_, address)) = address.and_then(|address| address.split_once("://")) {
                 gateway.address = address.to_owned();
                 return gateway;
             }

@@ -194,7 +194,7 @@ async fn keys_do_not_see_each_others_conversations_unless_they_share_a_scope() {
         ("desk", "scope = \"home\""),
     ] {
         let file = folder.path().join(name);
-        std::fs::write(&file, format!("mk-key-of-{name}")).unwrap();
+        std::fs::write(&file, format!("mk-the-client-key-of-{name}")).unwrap();
         sections += &format!("[[client_key]]\nname = \"{name}\"\nkey_file = {file:?}\n{scope}\n");
     }
     let harness = Harness::build(2).section(&sections).start().await;
@@ -204,7 +204,7 @@ async fn keys_do_not_see_each_others_conversations_unless_they_share_a_scope() {
             .post(format!("{}/v1/responses", harness.gateway.url()));
         Reply::of(
             request
-                .bearer_auth(format!("mk-key-of-{name}"))
+                .bearer_auth(format!("mk-the-client-key-of-{name}"))
                 .body(body.to_string()),
         )
         .await

@@ -113,9 +113,9 @@ pub(super) async fn add(State(front): State<Front>, request: Request) -> Respons
         Err(message) => return errors::invalid_request(message),
     };
     let name = account.name.clone();
-    let database = front.gateway.store.path().to_owned();
+    let seal_key = front.seal_key.clone();
     let change = front.gateway.store.change(move |connection| {
-        let seal = Seal::open(&database)?;
+        let seal = Seal::open(&seal_key)?;
         accounts::add(connection, &seal, &account, Some(&secret), now_ms())
     });
     let told = json!({ "account": name });

@@ -50,7 +50,8 @@ pub(super) async fn add(State(front): State<Front>, request: Request) -> Respons
         Ok(described) => described,
         Err(refused) => return refused,
     };
-    if let Err(message) = check_name(&described.name) {
+    let checked = check_name(&described.name).and_then(|()| described.bounds.check());
+    if let Err(message) = checked {
         return errors::invalid_request(message);
     }
     let Ok(key) = client_keys::generate("mk") else {
@@ -85,6 +86,28 @@ pub(super) async fn rotate(State(front): State<Front>, Path(name): Path<String>)
         .gateway
         .store
         .change(move |connection| client_keys::rotate(connection, &asked, &key));
+    made(&front, "client key", &name, change.await, told).await
+}
+
+/// Changes what one may do; what is not named is without bound.
+pub(super) async fn set_bounds(
+    State(front): State<Front>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Response {
+    let bounds: KeyBounds = match read_json(request).await {
+        Ok(bounds) => bounds,
+        Err(refused) => return refused,
+    };
+    if let Err(message) = bounds.check() {
+        return errors::invalid_request(message);
+    }
+    let told = json!({ "client_key": name, "bounds": bounds });
+    let asked = name.clone();
+    let change = front
+        .gateway
+        .store
+        .change(move |connection| client_keys::set_bounds(connection, &asked, &bounds));
     made(&front, "client key", &name, change.await, told).await
 }
 

@@ -1,0 +1,354 @@
+//! `moorage doctor`: what is right and what is not, each with what to do about it.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use http::{HeaderMap, Method, StatusCode, header};
+
+use crate::account::Account;
+use crate::clock::now_ms;
+use crate::config::{Config, Places};
+use crate::store::accounts::{self, StoredAccount};
+use crate::store::seal::{KeySource, Seal};
+use crate::store::{self, Connection, client_keys, history};
+use crate::upstream::http::{Outgoing, SendError, Upstream};
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Also ask each account's upstream for its models, with its key
+    #[arg(long)]
+    online: bool,
+}
+
+/// What was found so far.
+#[derive(Default)]
+struct Findings {
+    wrong: u32,
+}
+
+impl Findings {
+    fn fine(&mut self, what: &str, found: &str) {
+        println!("ok     {what:<14} {found}");
+    }
+
+    fn wrong(&mut self, what: &str, found: &str, to_do: &str) {
+        self.wrong += 1;
+        println!("WRONG  {what:<14} {found}");
+        println!("       {:<14} {to_do}", "");
+    }
+}
+
+/// Looks at everything, and ends with 1 if something is wrong.
+pub(super) fn run(args: &DoctorArgs, places: Places) -> anyhow::Result<ExitCode> {
+    let mut findings = Findings::default();
+    match Config::load(places) {
+        Err(error) => findings.wrong("configuration", &error.to_string(), "correct it there"),
+        Ok(config) => {
+            look_at_configuration(&mut findings, &config);
+            if let Some(connection) = look_at_database(&mut findings, &config) {
+                look_at_clock(&mut findings, &connection)?;
+                let unlocked = look_at_accounts(&mut findings, &config, &connection)?;
+                look_at_keys(&mut findings, &connection)?;
+                if args.online {
+                    super::block_on(ask_upstreams(&mut findings, unlocked))?;
+                }
+            }
+        }
+    }
+    match findings.wrong {
+        0 => {
+            println!("\nNothing is wrong.");
+            Ok(ExitCode::SUCCESS)
+        }
+        count => {
+            println!("\n{count} of these want something done.");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn look_at_configuration(findings: &mut Findings, config: &Config) {
+    let path = config.path.as_deref().map(Path::display);
+    let path = path.map_or("no file; the defaults".to_owned(), |path| path.to_string());
+    findings.fine("configuration", &path);
+    let accounts = config.file.account.iter().map(|account| account.secret().err());
+    let keys = config.file.client_key.iter().map(|key| key.secret().err());
+    for error in accounts.chain(keys).flatten() {
+        findings.wrong(
+            "secret",
+            &error.to_string(),
+            "put it where the configuration says",
+        );
+    }
+    if let Some(tls) = &config.file.tls {
+        match crate::server::Tls::read(&tls.certificate, &tls.key) {
+            Ok(_) => findings.fine("TLS", &tls.certificate.display().to_string()),
+            Err(error) => findings.wrong("TLS", &error, "correct the section [tls]"),
+        }
+    } else if !is_loopback(&config.listen) {
+        findings.wrong(
+            "listen",
+            &format!("{} is beyond this machine, without TLS", config.listen),
+            "set certificate and key in the section [tls], or put a proxy with TLS in front",
+        );
+    }
+}
+
+fn is_loopback(listen: &str) -> bool {
+    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+fn look_at_database(findings: &mut Findings, config: &Config) -> Option<Connection> {
+    let path = &config.database;
+    let shown = path.display().to_string();
+    if !path.exists() {
+        findings.wrong(
+            "database",
+            &format!("{shown} is not there"),
+            "'moorage serve' makes it",
+        );
+        return None;
+    }
+    let files = ["", "-wal", "-shm", ".lock"].map(|suffix| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        name
+    });
+    let key_file = match config.seal_key() {
+        KeySource::File(path) => Some(path.into_os_string()),
+        KeySource::Environment(_) => None,
+    };
+    for file in files.into_iter().chain(key_file) {
+        look_at_mode(findings, Path::new(&file));
+    }
+    let connection = match store::open_writable(path, config.file.durability) {
+        Ok(connection) => connection,
+        Err(error) => {
+            findings.wrong(
+                "database",
+                &format!("{shown}: {error}"),
+                "look at who owns it and whether its disk is full; a copy comes back by putting it there",
+            );
+            return None;
+        }
+    };
+    match store::check(&connection) {
+        Ok(None) => {
+            let served = if store::is_served(path) {
+                "a gateway serves it now"
+            } else {
+                "no gateway serves it now"
+            };
+            findings.fine("database", &format!("{shown}; {served}"));
+        }
+        Ok(Some(damage)) => findings.wrong(
+            "database",
+            &format!("{shown} is damaged: {damage}"),
+            "stop the gateway and put the last copy in its place",
+        ),
+        Err(error) => findings.wrong("database", &format!("{shown}: {error}"), "look at its disk"),
+    }
+    Some(connection)
+}
+
+#[cfg(unix)]
+fn look_at_mode(findings: &mut Findings, path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let Ok(metadata) = std::fs::metadata(path) else {
+        return;
+    };
+    let mode = metadata.permissions().mode() & 0o777;
+    let shown = path.display();
+    match mode & 0o077 {
+        0 => findings.fine("file mode", &format!("{shown} ({mode:o})")),
+        _ => findings.wrong(
+            "file mode",
+            &format!("{shown} can be used by others ({mode:o})"),
+            &format!("chmod 600 {shown}"),
+        ),
+    }
+}
+
+#[cfg(not(unix))]
+fn look_at_mode(_: &mut Findings, _: &Path) {}
+
+/// When this was written: no clock that is right shows an earlier time.
+const WRITTEN_AT_MS: i64 = 1_790_000_000_000;
+
+fn look_at_clock(findings: &mut Findings, connection: &Connection) -> anyhow::Result<()> {
+    let now = now_ms();
+    let last = store::last_request_at_ms(connection)?;
+    let shown = jiff::Timestamp::from_millisecond(now)?.to_string();
+    let ahead = last.is_some_and(|last| last > now + 60_000);
+    match ahead || now < WRITTEN_AT_MS {
+        false => findings.fine("clock", &shown),
+        true => findings.wrong(
+            "clock",
+            &format!("{shown} is before what was written last"),
+            "set the clock of this machine: cooldowns and budgets go by it",
+        ),
+    }
+    Ok(())
+}
+
+fn look_at_accounts(
+    findings: &mut Findings,
+    config: &Config,
+    connection: &Connection,
+) -> anyhow::Result<Vec<Account>> {
+    let stored = accounts::list(connection)?;
+    if stored.is_empty() {
+        findings.wrong(
+            "accounts",
+            "there is none",
+            "moorage account add NAME --base-url URL --api-key-env VARIABLE",
+        );
+    }
+    for now in history::accounts_now(connection)?.objects() {
+        let text = |name: &str| now[name].as_str().unwrap_or_default();
+        let (name, status) = (text("account"), text("status"));
+        let found = [status, text("reason"), text("until")]
+            .into_iter()
+            .filter(|word| !word.is_empty())
+            .collect::<Vec<_>>()
+            .join(", ");
+        match (status, now["what_to_do"].as_str()) {
+            ("active" | "cooling_down" | "draining", _) | (_, None) => {
+                findings.fine("account", &format!("{name}: {found}"));
+            }
+            (_, Some(to_do)) => findings.wrong("account", &format!("{name}: {found}"), to_do),
+        }
+    }
+    let seal = match Seal::open(&config.seal_key()) {
+        Ok(seal) => seal,
+        Err(error) => {
+            findings.wrong(
+                "key file",
+                &error.to_string(),
+                "put the key back that belongs to this database, or add the accounts anew",
+            );
+            return Ok(Vec::new());
+        }
+    };
+    let mut unlocked = Vec::new();
+    for account in &stored {
+        match unlock(account, &seal, config) {
+            Ok(account) => unlocked.extend(account),
+            Err(error) => findings.wrong(
+                "account",
+                &error.to_string(),
+                &format!(
+                    "give it its key again: moorage account add {} …",
+                    account.account.name
+                ),
+            ),
+        }
+    }
+    Ok(unlocked)
+}
+
+fn unlock(stored: &StoredAccount, seal: &Seal, config: &Config) -> anyhow::Result<Option<Account>> {
+    let mut of_file = config.file.account.iter();
+    let of_file = of_file.find(|account| account.checked().is_ok_and(|a| a.name == stored.account.name));
+    let secret = match of_file {
+        // What is missing was told before.
+        Some(account) => account.secret().ok().flatten(),
+        None => None,
+    };
+    Ok(stored.unlock(seal, secret)?)
+}
+
+fn look_at_keys(findings: &mut Findings, connection: &Connection) -> anyhow::Result<()> {
+    let keys = client_keys::list(connection)?;
+    if keys.is_empty() {
+        findings.wrong("client keys", "there is none", "moorage key add NAME");
+    }
+    for key in &keys {
+        match key.bounds.expires_at_ms {
+            Some(at) if at <= now_ms() => findings.wrong(
+                "client key",
+                &format!("{} has expired", key.name),
+                &format!(
+                    "moorage key bounds {0} --expires 30d, or moorage key revoke {0}",
+                    key.name
+                ),
+            ),
+            _ => {}
+        }
+    }
+    if !keys.is_empty() {
+        findings.fine("client keys", &format!("{} of them", keys.len()));
+    }
+    Ok(())
+}
+
+/// How far a clock may be off.
+const CLOCK_SKEW_MS: i64 = 60_000;
+
+async fn ask_upstreams(findings: &mut Findings, accounts: Vec<Account>) -> anyhow::Result<()> {
+    let patience = Duration::from_secs(20);
+    let upstream = Upstream::new(patience, patience).map_err(anyhow::Error::from_boxed)?;
+    for account in accounts {
+        let models = Outgoing {
+            method: Method::GET,
+            path_and_query: "/models".to_owned(),
+            headers: HeaderMap::new(),
+            body: Vec::new(),
+        };
+        let what = format!("{} at {}", account.name, account.base_url);
+        let answer = match upstream.send(&account, models).await {
+            Ok(answer) => answer,
+            Err(SendError::NotSent(reason) | SendError::Unanswered(reason)) => {
+                let to_do = "look at the address, the network, and whether a proxy is needed";
+                findings.wrong("online", &format!("{what}: {reason}"), to_do);
+                continue;
+            }
+            Err(SendError::Timeout) => {
+                findings.wrong(
+                    "online",
+                    &format!("{what}: no answer in time"),
+                    "look at the network",
+                );
+                continue;
+            }
+        };
+        look_at_skew(findings, &what, &answer.headers);
+        match answer.status {
+            status if status.is_success() => findings.fine("online", &what),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => findings.wrong(
+                "online",
+                &format!("{what}: its credential is refused ({})", answer.status),
+                &format!("give it a new one: moorage account add {} …", account.name),
+            ),
+            StatusCode::NOT_FOUND => findings.wrong(
+                "online",
+                &format!("{what}: nothing is there ({})", answer.status),
+                "look at the address; most end with /v1",
+            ),
+            status => findings.wrong("online", &format!("{what}: {status}"), "try again later"),
+        }
+    }
+    Ok(())
+}
+
+fn look_at_skew(findings: &mut Findings, what: &str, headers: &HeaderMap) {
+    let date = headers.get(header::DATE).and_then(|date| date.to_str().ok());
+    let Some(theirs) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) else {
+        return;
+    };
+    let skew_ms = now_ms() - theirs.timestamp().as_millisecond();
+    if skew_ms.abs() > CLOCK_SKEW_MS {
+        findings.wrong(
+            "clock",
+            &format!("{} s off that of {what}", skew_ms / 1000),
+            "set the clock of this machine: cooldowns and tokens go by it",
+        );
+    }
+}
