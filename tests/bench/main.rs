@@ -4,6 +4,7 @@
 //! Gateway, accounts and load run on the same machine and share its cores, so the figures are worse
 //! than with each on its own. What is compared runs in turns, in the same minute.
 
+#[expect(dead_code, reason = "other benchmarks ask for more")]
 mod process;
 
 use std::process::Command;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// The key of the gateway's only client.
-pub const CLIENT_KEY: &str = "mk-bench";
+pub const CLIENT_KEY: &str = "mk-bench-of-more-than-twenty-characters";
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_moorage");
 
@@ -44,11 +44,21 @@ impl Measured {
     }
 
     pub fn resident_kib(&self) -> f64 {
+        self.status_kib("VmRSS:")
+    }
+
+    /// The most that it had since [`Measured::forget_peak`].
+    pub fn peak_kib(&self) -> f64 {
+        self.status_kib("VmHWM:")
+    }
+
+    pub fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.process.id()), "5").unwrap();
+    }
+
+    fn status_kib(&self, name: &str) -> f64 {
         let status = self.read("status");
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.trim().trim_end_matches(" kB").trim().parse().unwrap()
     }
 }
@@ -104,14 +114,23 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the program that `command` names.
+    /// Starts the program that `command` names, as it comes.
     pub fn start(pool: &Pool, command: Command) -> Process {
+        Process::start_with(pool, command, "")
+    }
+
+    /// Starts it with settings of its own.
+    pub fn start_with(pool: &Pool, command: Command, settings: &str) -> Process {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         write(&path("account.key"), &pool.key);
         write(&path("client.key"), CLIENT_KEY);
+        let database = match settings.contains("database = ") {
+            true => "",
+            false => "database = \"moorage.db\"\n",
+        };
         let toml = format!(
-            "database = \"moorage.db\"\n[[account]]\nname = \"sim\"\nbase_url = {:?}\napi_key_file = {:?}\n[[client_key]]\nname = \"bench\"\nkey_file = {:?}\n",
+            "{settings}{database}[[account]]\nname = \"sim\"\nbase_url = {:?}\napi_key_file = {:?}\n[[client_key]]\nname = \"bench\"\nkey_file = {:?}\n",
             pool.base_url,
             path("account.key"),
             path("client.key")

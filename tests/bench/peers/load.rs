@@ -18,6 +18,9 @@ const TURNS: usize = 4;
 /// Deltas of a measured stream; with what is around them it has 72 events.
 const DELTAS: usize = 64;
 
+/// A large request.
+pub const LARGE_BODY_BYTES: usize = 5_000_000;
+
 /// Something that answers.
 #[derive(Debug, Clone)]
 pub struct Target {
@@ -161,6 +164,15 @@ impl<'a> Load<'a> {
         self.proxy.map_or(Duration::ZERO, Proxy::cpu)
     }
 
+    /// One whole answer.
+    pub async fn once(&self) {
+        let mut connection = Connection::open(&self.target).await;
+        connection
+            .send(&self.target.request("canned", &turn(0, None, false)))
+            .await;
+        connection.finish().await;
+    }
+
     /// Whole answers, one after the other.
     pub async fn latency(&self, requests: usize) -> Times {
         let mut connection = Connection::open(&self.target).await;
@@ -277,7 +289,7 @@ impl<'a> Load<'a> {
     pub async fn large_body(&self) -> f64 {
         let body = format!(
             "{{\"input\":[{{\"role\":\"user\",\"content\":\"{}\"}}]}}",
-            "x".repeat(5_000_000)
+            "x".repeat(LARGE_BODY_BYTES)
         );
         let request = self.target.request("canned", &body);
         let mut best = f64::MAX;

@@ -16,7 +16,7 @@ mod table;
 
 use std::process::Command;
 
-use load::{Load, Target};
+use load::{LARGE_BODY_BYTES, Load, Target};
 use process::Pool;
 use proxy::Proxy;
 use table::Table;
@@ -149,7 +149,15 @@ async fn measure(
         add("paced CPU µs/stream", cpu);
     }
     if wanted("large") {
-        add("5 MB body ms", load.large_body().await);
+        load.once().await;
+        match load.proxy {
+            None => add("5 MB body ms", load.large_body().await),
+            Some(proxy) => {
+                let (best_ms, peak_kib) = proxy.peak_kib(load.large_body()).await;
+                add("5 MB body ms", best_ms);
+                add("5 MB body, copies", peak_kib * 1024.0 / LARGE_BODY_BYTES as f64);
+            }
+        }
     }
     if wanted("memory")
         && let Some(proxy) = load.proxy

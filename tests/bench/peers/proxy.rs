@@ -21,6 +21,14 @@ impl Proxy {
     pub fn resident_kib(&self) -> f64 {
         self.process.resident_kib()
     }
+
+    /// The memory that `work` takes at its peak, on top of what was there, in KiB.
+    pub async fn peak_kib<T>(&self, work: impl Future<Output = T>) -> (T, f64) {
+        self.process.forget_peak();
+        let before = self.resident_kib();
+        let done = work.await;
+        (done, self.process.peak_kib() - before)
+    }
 }
 
 /// A command on the core of the proxy.
