@@ -86,11 +86,11 @@ function accountTable(draw) {
   const switchTo = (account, word) => change(() => api.post(`accounts/${encodeURIComponent(account.account)}/${word}`), draw);
   const columns = [
     { label: "Account", value: (row) => h("a", { href: address({ view: "requests", account: row.account }) }, row.account) },
-    { label: "State", value: (row) => [badge(state(row)), row.until && h("span", { class: "hint" }, " back in ", h("span", { "data-until": row.until }, write.until(row.until))), row.reason && h("span", { class: "hint wide" }, ` ${row.reason}`)] },
+    { label: "State", value: (row) => [badge(state(row)), row.until && h("span", { class: "hint" }, " back in ", h("span", { "data-until": row.until }, write.until(row.until))), row.reason && h("span", { class: "hint wide" }, ` ${row.reason}`), row.limited_models && h("div", { class: "hint" }, `limited: ${row.limited_models}`), row.what_to_do && h("div", { class: "hint wide" }, h("code", {}, row.what_to_do))] },
     { label: "Kind", wide: true, value: (row) => row.kind },
     { label: "Address", wide: true, value: (row) => row.base_url },
-    { label: "Live conversations", number: true, value: (row) => write.number(row.live_conversations) },
-    { label: "Requests today", number: true, value: (row) => write.number(row.requests_today) },
+    { label: "Live conversations", number: true, wide: true, value: (row) => write.number(row.live_conversations) },
+    { label: "Requests today", number: true, wide: true, value: (row) => write.number(row.requests_today) },
     { label: "Cached today", number: true, wide: true, value: (row) => write.percent(row.cached_percent_today) },
     {
       label: "Do", value: (row) => h("span", { class: "actions" },
@@ -163,7 +163,7 @@ function addAccount(draw) {
 function keyTable(keys, draw) {
   const columns = [
     { label: "Client key", value: (row) => h("a", { href: address({ view: "requests", client_key: row.client_key }) }, row.client_key) },
-    { label: "Begins with", value: (row) => h("code", {}, `${row.begins_with}…`) },
+    { label: "Begins with", value: (row) => (row.begins_with ? h("code", {}, `${row.begins_with}…`) : write.UNKNOWN) },
     { label: "Scope", wide: true, value: (row) => row.scope },
     { label: "Since", wide: true, value: (row) => write.fullTime(new Date(row.created_at_ms).toISOString()) },
     { label: "Bounds", wide: true, value: (row) => bounds(row.bounds) },

@@ -68,8 +68,12 @@ element("theme").addEventListener("click", () => {
 });
 showTheme();
 
+// That this browser has logged in; the session itself is in a cookie that no script reads.
+const LOGGED_IN = "moorage-logged-in";
+
 function askForKey() {
   if (element("login")) return;
+  localStorage.removeItem(LOGGED_IN);
   current.number++;
   current.view = null;
   live.stop();
@@ -87,6 +91,7 @@ function askForKey() {
       try {
         await api.login(key.value.trim());
         key.value = "";
+        localStorage.setItem(LOGGED_IN, "yes");
         begin();
       } catch (error) {
         trouble.textContent = error.status === 401 ? "This is not the admin key." : error.message;
@@ -107,6 +112,7 @@ element("logout").addEventListener("click", async () => {
 
 /** Shows what is asked for, and follows what happens. */
 async function begin() {
+  if (!localStorage.getItem(LOGGED_IN)) return askForKey();
   try {
     await live.look();
   } catch (error) {

@@ -39,7 +39,7 @@ function picture(steps, options, width, tip, root) {
   const top = niceTop(Math.max(...steps.map((step) => step.total), 0));
   const inner = { width: width - MARGIN.left - MARGIN.right, height: HEIGHT - MARGIN.top - MARGIN.bottom };
   const pitch = inner.width / steps.length;
-  const gap = Math.min(6, Math.max(1, pitch * 0.22));
+  const gap = Math.max(pitch - 72, Math.min(6, Math.max(1, pitch * 0.22)));
   const x = (index) => MARGIN.left + index * pitch;
   const y = (value) => MARGIN.top + inner.height * (1 - value / top);
   const shareY = (share) => MARGIN.top + inner.height * (1 - share / 100);

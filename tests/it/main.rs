@@ -6,6 +6,7 @@ mod raw;
 mod accounts;
 mod admin;
 mod attacks;
+mod browser;
 mod bytes_pass;
 mod clients;
 mod commands;

@@ -1,0 +1,610 @@
+//! A real browser reads the page. `.ci/run` installs Chromium, its driver and axe-core, and runs these
+//! tests; the pictures that they take lie in `target/screenshots`, for a person to look at.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand};
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+
+use crate::harness::{Harness, KEY, PATIENCE, Reply, said};
+
+const TAB: &str = "\u{e004}";
+const ENTER: &str = "\u{e007}";
+const ESCAPE: &str = "\u{e00c}";
+const LEFT: &str = "\u{e012}";
+
+/// Without the network that this browser would like to talk to.
+const ARGUMENTS: [&str; 10] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--lang=en-GB",
+];
+
+struct Browser {
+    driver: Child,
+    client: Client,
+    url: String,
+}
+
+impl Browser {
+    /// A browser with an empty profile that has opened the page of a gateway.
+    async fn open(harness: &Harness) -> Browser {
+        let (driver, port) = driver();
+        let capabilities = json!({
+            "goog:chromeOptions": { "args": ARGUMENTS },
+            "goog:loggingPrefs": { "browser": "ALL" },
+        });
+        let capabilities: Capabilities = serde_json::from_value(capabilities).unwrap();
+        let client = ClientBuilder::new(HttpConnector::new())
+            .capabilities(capabilities)
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await
+            .unwrap();
+        client.set_window_size(1280, 1000).await.unwrap();
+        let browser = Browser {
+            driver,
+            client,
+            url: harness.gateway.url(),
+        };
+        browser.go("/").await;
+        browser
+    }
+
+    /// The same, logged in.
+    async fn logged_in(harness: &Harness) -> Browser {
+        let browser = Browser::open(harness).await;
+        browser.until("document.querySelector('#key')").await;
+        browser
+            .enter("#key", &format!("{}{ENTER}", harness.admin_key))
+            .await;
+        browser
+            .until("document.querySelector('.tiles, .empty.card')")
+            .await;
+        browser
+    }
+
+    async fn go(&self, path: &str) {
+        self.client.goto(&format!("{}{path}", self.url)).await.unwrap();
+    }
+
+    async fn js(&self, expression: &str) -> Value {
+        let script = format!("return ({expression})");
+        self.client
+            .execute(&script, Vec::new())
+            .await
+            .unwrap_or_else(|error| panic!("{expression}: {error}"))
+    }
+
+    /// Waits until an expression is true, and gives what it is.
+    async fn until(&self, expression: &str) -> Value {
+        let begin = Instant::now();
+        loop {
+            let value = self
+                .js(&format!("(v => v instanceof Node ? true : v)({expression})"))
+                .await;
+            if !matches!(value, Value::Null | Value::Bool(false)) && value != json!(0) && value != json!("") {
+                return value;
+            }
+            if begin.elapsed() > PATIENCE {
+                self.picture("failure").await;
+                panic!(
+                    "never came: {expression}\n{}",
+                    self.js("document.body.innerText").await
+                );
+            }
+        }
+    }
+
+    async fn click(&self, selector: &str) {
+        self.until(&format!("document.querySelector({selector:?})")).await;
+        let element = self.client.find(Locator::Css(selector)).await.unwrap();
+        element
+            .click()
+            .await
+            .unwrap_or_else(|error| panic!("{selector}: {error}"));
+    }
+
+    async fn enter(&self, selector: &str, text: &str) {
+        self.until(&format!("document.querySelector({selector:?})")).await;
+        let element = self.client.find(Locator::Css(selector)).await.unwrap();
+        element
+            .send_keys(text)
+            .await
+            .unwrap_or_else(|error| panic!("{selector}: {error}"));
+    }
+
+    /// Presses a key where the focus is.
+    async fn press(&self, key: &str) {
+        let element = self.client.active_element().await.unwrap();
+        element.send_keys(key).await.unwrap();
+    }
+
+    /// Presses Tab until the focus is there.
+    async fn tab_to(&self, selector: &str) {
+        for _ in 0..80 {
+            self.press(TAB).await;
+            if self
+                .js(&format!("document.activeElement.matches({selector:?})"))
+                .await
+                == json!(true)
+            {
+                return;
+            }
+        }
+        panic!("Tab never comes to {selector}");
+    }
+
+    async fn text(&self, selector: &str) -> String {
+        let text = self
+            .until(&format!("document.querySelector({selector:?})?.innerText"))
+            .await;
+        text.as_str().unwrap().to_owned()
+    }
+
+    async fn picture(&self, name: &str) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/screenshots");
+        std::fs::create_dir_all(&folder).unwrap();
+        let picture = self.client.screenshot().await.unwrap();
+        std::fs::write(folder.join(format!("{name}.png")), picture).unwrap();
+    }
+
+    /// How the system's colours are, as the browser tells the page.
+    async fn prefers(&self, scheme: &str) {
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        let call = json!({ "cmd": "Emulation.setEmulatedMedia", "params": { "features": features } });
+        self.client
+            .issue_cmd(Call("goog/cdp/execute", call))
+            .await
+            .unwrap();
+    }
+
+    /// What axe-core finds that is serious, in one line each.
+    async fn inaccessible(&self) -> Vec<String> {
+        let axe = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("target/clients/node/node_modules/axe-core/axe.min.js");
+        let source = std::fs::read_to_string(axe).expect("axe-core is installed");
+        self.client.execute(&source, Vec::new()).await.unwrap();
+        let run = "const done = arguments[arguments.length - 1]; axe.run().then(done, (error) => done({ error: String(error) }))";
+        let result = self.client.execute_async(run, Vec::new()).await.unwrap();
+        let violations = result["violations"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{result}"));
+        let serious = violations
+            .iter()
+            .filter(|violation| violation["impact"] == "serious" || violation["impact"] == "critical");
+        let line = |violation: &Value| {
+            let nodes = violation["nodes"].as_array().unwrap().iter();
+            let nodes: Vec<String> = nodes
+                .take(3)
+                .map(|node| format!("{} {}", node["html"], node["failureSummary"]))
+                .collect();
+            format!("{}: {}", violation["id"], nodes.join("\n"))
+        };
+        serious.map(line).collect()
+    }
+
+    /// Ends the browser. It must have had nothing to complain of: no error, and nothing that the
+    /// Content-Security-Policy had to stop. Answers with an error status that a test provokes are told.
+    async fn close(mut self, expected: &[&str]) {
+        let log = self
+            .client
+            .issue_cmd(Call("se/log", json!({ "type": "browser" })))
+            .await
+            .unwrap();
+        let complaints: Vec<&Value> = log
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|entry| entry["level"] == "SEVERE" || entry["level"] == "WARNING")
+            .filter(|entry| {
+                !expected
+                    .iter()
+                    .any(|word| entry["message"].as_str().unwrap().contains(word))
+            })
+            .collect();
+        assert!(complaints.is_empty(), "{complaints:#?}");
+        self.client.clone().close().await.unwrap();
+        self.driver.kill().ok();
+        self.driver.wait().ok();
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // It takes its browser with it.
+        self.driver.kill().ok();
+        self.driver.wait().ok();
+    }
+}
+
+/// A driver that listens, and its port. It sometimes ends at once, because another took the port that
+/// it had chosen.
+fn driver() -> (Child, String) {
+    for _ in 0..10 {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromedriver is installed");
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let port = lines.find_map(|line| {
+            let line = line.unwrap();
+            let port = line.strip_prefix("ChromeDriver was started successfully on port ")?;
+            Some(port.trim_end_matches('.').to_owned())
+        });
+        match port {
+            Some(port) => return (driver, port),
+            None => drop(driver.wait()),
+        }
+    }
+    panic!("chromedriver does not start");
+}
+
+/// A command of this driver beyond the standard.
+#[derive(Debug)]
+struct Call(&'static str, Value);
+
+impl WebDriverCompatibleCommand for Call {
+    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+        base.join(&format!("session/{}/{}", session.unwrap_or_default(), self.0))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
+        (http::Method::POST, Some(self.1.to_string()))
+    }
+}
+
+const PRICE: &str =
+    "[[price]]\nmodel = \"sim-*\"\nfrom = \"2026-01-01\"\ninput = 2\ncached_input = 0.5\noutput = 10";
+
+/// A gateway with some history: six conversations, one of three turns of which the last moved, and two
+/// requests that did not end well.
+async fn with_history() -> Harness {
+    let harness = Harness::build(2).section(PRICE).start().await;
+    for number in 0..5 {
+        harness.post(said(&format!("matter {number}"), None)).await;
+    }
+    harness
+        .simulate("status=400;code=bad_thing", said("no", None))
+        .await;
+    Reply::of(harness.request().body("no json")).await;
+    let text = "the tide ".repeat(600);
+    for turn in 0..3 {
+        let body = json!({ "model": "sim-large", "input": format!("{text}{turn}") });
+        let request = harness.request().header("session-id", "a session");
+        let reply = Reply::of(request.body(body.to_string())).await;
+        if turn == 1 {
+            harness
+                .named(reply.account())
+                .always(Some("status=429;retry_after=300".parse().unwrap()));
+        }
+    }
+    harness
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and axe-core; .ci/run installs them"]
+async fn a_person_logs_in_looks_at_the_overview_and_goes_down_to_one_request() {
+    let harness = with_history().await;
+    let browser = Browser::open(&harness).await;
+    browser.enter("#key", &format!("ma-wrong{ENTER}")).await;
+    browser
+        .until("document.querySelector('#login [role=alert]').textContent")
+        .await;
+    browser.picture("login").await;
+    browser
+        .enter("#key", &format!("{}{ENTER}", harness.admin_key))
+        .await;
+    browser
+        .until("document.querySelectorAll('.tile').length == 7 && document.querySelector('a.bar')")
+        .await;
+    assert_eq!(browser.js("document.querySelector('.tile dd').title").await, "10");
+    assert!(browser.text(".tiles").await.contains("$"));
+    browser
+        .until("document.querySelectorAll('.account').length == 2")
+        .await;
+    browser.picture("overview").await;
+
+    // Pointing at a bar tells its figures; a click leads to its requests.
+    browser
+        .js("document.querySelector('a.bar:last-of-type').dispatchEvent(new PointerEvent('pointerenter'))")
+        .await;
+    assert!(browser.text(".tip").await.contains("Tokens in"));
+    browser.js("[...document.querySelectorAll('a.bar')].at(-1).dispatchEvent(new MouseEvent('click', { bubbles: true, cancelable: true }))").await;
+    browser
+        .until(
+            "location.search.includes('view=requests') && document.querySelectorAll('tbody tr').length == 10",
+        )
+        .await;
+    browser.picture("requests").await;
+
+    // One request, with all that is kept of it, and back.
+    browser.click("tbody tr:nth-child(2) td:nth-child(5)").await;
+    browser.until("document.querySelector('dialog[open]')").await;
+    assert!(browser.text("dialog").await.contains("previous response id"));
+    browser.picture("request").await;
+    browser.press(ESCAPE).await;
+    browser
+        .until("!document.querySelector('dialog[open]') && !location.search.includes('id=')")
+        .await;
+
+    // What is shown survives a reload, and whoever is logged in stays so.
+    let address = browser.js("location.href").await;
+    browser.client.refresh().await.unwrap();
+    browser
+        .until("document.querySelectorAll('tbody tr').length == 10")
+        .await;
+    assert_eq!(browser.js("location.href").await, address);
+
+    browser.click("#logout").await;
+    browser.until("document.querySelector('#login')").await;
+    browser.client.refresh().await.unwrap();
+    browser.until("document.querySelector('#login')").await;
+    browser.close(&["401"]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and axe-core; .ci/run installs them"]
+async fn filters_are_in_the_address_and_a_conversation_shows_where_it_moved() {
+    let harness = with_history().await;
+    let browser = Browser::logged_in(&harness).await;
+    browser.click("nav a:nth-child(2)").await;
+    browser
+        .until("document.querySelectorAll('tbody tr').length == 10")
+        .await;
+    browser.click("select[name=outcome] option[value=errors]").await;
+    browser
+        .until("document.querySelectorAll('tbody tr').length == 2")
+        .await;
+    assert!(
+        browser
+            .js("location.search")
+            .await
+            .as_str()
+            .unwrap()
+            .contains("outcome=errors")
+    );
+    browser.enter("input[name=error]", &format!("BAD_{ENTER}")).await;
+    browser
+        .until("document.querySelectorAll('tbody tr').length == 1")
+        .await;
+    assert!(browser.text("tbody").await.contains("bad_thing"));
+    browser.client.back().await.unwrap();
+    browser
+        .until("document.querySelectorAll('tbody tr').length == 2")
+        .await;
+    let csv = browser.js("document.querySelector('.downloads a').href").await;
+    assert!(csv.as_str().unwrap().contains("outcome=errors") && csv.as_str().unwrap().contains("format=csv"));
+
+    browser.click("nav a:nth-child(3)").await;
+    browser
+        .until("document.querySelectorAll('tbody tr').length == 7")
+        .await;
+    browser.picture("conversations").await;
+    browser.click("tbody tr:first-child a").await;
+    browser.until("document.querySelectorAll('tbody tr').length == 3 && document.querySelectorAll('a.bar').length == 3").await;
+    let moved = browser.text("tr.moved").await;
+    assert!(moved.contains('→') && moved.contains('$'), "{moved}");
+    browser.picture("conversation").await;
+    browser.close(&[]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and axe-core; .ci/run installs them"]
+async fn what_happens_appears_by_itself() {
+    let harness = Harness::build(2).start().await;
+    let browser = Browser::logged_in(&harness).await;
+    assert!(browser.text("main").await.contains("Nothing has passed yet"));
+    browser.picture("empty").await;
+    harness.turn(None).await;
+    browser
+        .until("document.querySelector('.tile dd')?.title == '1'")
+        .await;
+    browser.click("nav a:nth-child(2)").await;
+    browser
+        .until("document.querySelectorAll('tbody tr').length == 1")
+        .await;
+    let stream = harness.open_stream("deltas=60;delta_delay=100ms", "hi").await;
+    browser
+        .until("document.querySelector('#live').textContent == '1 running'")
+        .await;
+    stream.bytes().await.unwrap();
+    browser
+        .until("document.querySelectorAll('tbody tr').length == 2")
+        .await;
+    browser
+        .until("document.querySelector('#live').textContent == 'idle'")
+        .await;
+    browser.close(&[]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and axe-core; .ci/run installs them"]
+async fn accounts_and_keys_are_managed_on_the_page() {
+    let harness = Harness::build(1).start().await;
+    let browser = Browser::logged_in(&harness).await;
+    browser.go("/?view=accounts").await;
+    browser.click("[data-does='Add an account']").await;
+    browser.enter("dialog [name=name]", "bob").await;
+    browser
+        .enter("dialog [name=base_url]", harness.account(0).base_url())
+        .await;
+    browser
+        .enter("dialog [name=api_key]", &format!("sk-the-secret-of-bob{ENTER}"))
+        .await;
+    browser
+        .until(
+            "!document.querySelector('dialog[open]') && document.querySelector(\"[data-does='Drain bob']\")",
+        )
+        .await;
+    browser.click("[data-does='Drain bob']").await;
+    browser.until("[...document.querySelectorAll('tr')].some(row => row.innerText.includes('bob') && row.innerText.includes('draining'))").await;
+    browser.picture("accounts").await;
+    browser.click("[data-does='Enable bob']").await;
+    browser
+        .until("document.querySelector(\"[data-does='Drain bob']\")")
+        .await;
+    browser.click("[data-does='Remove bob']").await;
+    browser.click("dialog .danger").await;
+    browser.until("!document.body.innerText.includes('bob')").await;
+
+    // A key is shown once, works, and does not any more once it is revoked.
+    browser.click("[data-does='Add a client key']").await;
+    browser
+        .enter("dialog [name=name]", &format!("phone{ENTER}"))
+        .await;
+    let key = browser.text("dialog .secret").await;
+    browser.picture("key").await;
+    let ask = async |key: &str| {
+        let url = format!("{}/v1/responses", harness.gateway.url());
+        Reply::of(
+            harness
+                .http
+                .post(url)
+                .bearer_auth(key)
+                .body(said("hi", None).to_string()),
+        )
+        .await
+        .status
+    };
+    assert_eq!(ask(&key).await, 200);
+    browser.press(ESCAPE).await;
+    browser.click("[data-does='Revoke phone']").await;
+    browser.click("dialog .danger").await;
+    browser
+        .until("!document.querySelector(\"[data-does='Revoke phone']\")")
+        .await;
+    assert_eq!(ask(&key).await, 401);
+    assert_eq!(ask(KEY).await, 200);
+    assert!(
+        !browser
+            .js("document.documentElement.outerHTML")
+            .await
+            .as_str()
+            .unwrap()
+            .contains(&key)
+    );
+    browser.close(&[]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and axe-core; .ci/run installs them"]
+async fn everything_is_reached_with_the_keyboard_alone() {
+    let harness = with_history().await;
+    let browser = Browser::open(&harness).await;
+    browser.until("document.activeElement.id == 'key'").await;
+    browser.press(&format!("{}{ENTER}", harness.admin_key)).await;
+    browser.until("document.querySelector('a.bar')").await;
+    // To the newest bar; the arrows go to the others, Enter leads to the requests.
+    browser.tab_to("a.bar").await;
+    let first = browser
+        .js("document.activeElement.getAttribute('aria-label')")
+        .await;
+    assert!(browser.text(".tip").await.contains("Cached"));
+    browser.press(LEFT).await;
+    let second = browser
+        .js("document.activeElement.getAttribute('aria-label')")
+        .await;
+    assert_ne!(first, second);
+    browser.press("\u{e014}").await;
+    browser.press(ENTER).await;
+    browser
+        .until(
+            "location.search.includes('view=requests') && document.querySelectorAll('tbody tr').length == 10",
+        )
+        .await;
+    browser.tab_to("tbody a").await;
+    browser.press(ENTER).await;
+    browser.until("document.querySelector('dialog[open]')").await;
+    browser.press(ESCAPE).await;
+    browser.until("!document.querySelector('dialog[open]')").await;
+    browser.tab_to("nav a[href='?view=accounts']").await;
+    browser.press(ENTER).await;
+    browser.tab_to("[data-does='Add a client key']").await;
+    browser.press(ENTER).await;
+    browser.until("document.activeElement.name == 'name'").await;
+    browser.close(&[]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and axe-core; .ci/run installs them"]
+async fn every_view_is_accessible_in_light_and_dark_and_fits_a_phone() {
+    let harness = with_history().await;
+    let browser = Browser::open(&harness).await;
+    browser.until("document.querySelector('#login')").await;
+    assert_eq!(browser.inaccessible().await, [""; 0], "login");
+    browser
+        .enter("#key", &format!("{}{ENTER}", harness.admin_key))
+        .await;
+    browser.until("document.querySelector('.tiles')").await;
+    let rows = harness.query("SELECT max(id) AS id, conversation_id FROM requests WHERE lost_tokens > 0");
+    let (request, conversation) = (&rows[0]["id"], rows[0]["conversation_id"].as_str().unwrap());
+    let views = [
+        (
+            "overview",
+            "?view=overview&by=model&measure=cost".to_owned(),
+            "a.bar",
+        ),
+        ("requests", "?view=requests".to_owned(), "tbody td a"),
+        ("request", format!("?view=requests&id={request}"), "dialog[open]"),
+        ("conversations", "?view=conversations".to_owned(), "tbody td a"),
+        (
+            "conversation",
+            format!("?view=conversations&id={conversation}"),
+            "a.bar",
+        ),
+        (
+            "accounts",
+            "?view=accounts".to_owned(),
+            "[data-does='Add an account']",
+        ),
+    ];
+    for scheme in ["light", "dark"] {
+        browser.prefers(scheme).await;
+        for (name, address, there) in &views {
+            for (device, width, height) in [("wide", 1280, 1000), ("phone", 390, 844)] {
+                browser.client.set_window_size(width, height).await.unwrap();
+                browser.go(&format!("/{address}")).await;
+                browser
+                    .until(&format!(
+                        "document.querySelector({there:?}) && !document.querySelector('[aria-busy]')"
+                    ))
+                    .await;
+                browser.picture(&format!("{scheme}-{device}-{name}")).await;
+                assert_eq!(browser.inaccessible().await, [""; 0], "{scheme} {device} {name}");
+                let overflow = browser
+                    .js("document.documentElement.scrollWidth - innerWidth")
+                    .await;
+                assert!(
+                    overflow.as_i64().unwrap() <= 0,
+                    "{device} {name}: {overflow} pixels too wide"
+                );
+            }
+        }
+        let paper = browser
+            .js("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]")
+            .await;
+        assert_eq!(paper.as_i64().unwrap() < 100, scheme == "dark", "{paper}");
+    }
+    // A person's choice is over the system's.
+    browser.go("/?view=requests").await;
+    browser.click("#theme").await;
+    assert_eq!(
+        browser.js("document.documentElement.dataset.theme").await,
+        "light"
+    );
+    browser.close(&[]).await;
+}
