@@ -1,8 +1,9 @@
 //! The usage history: what the admin API tells, and that everybody who tells it says the same.
 
+use moorage::simulator::{Ending, SimulatedAccount};
 use serde_json::{Value, json};
 
-use crate::harness::{Harness, PATIENCE, Reply, said, streamed};
+use crate::harness::{Harness, PATIENCE, Reply, eventually, said, streamed};
 
 /// What a million tokens of the simulated model cost in these tests.
 const PRICE: &str =
@@ -331,4 +332,135 @@ async fn metrics_have_the_names_and_units_that_prometheus_wants() {
         text.contains("moorage_cost_total{account=\"sim-a\",model=\"sim-large\",currency=\"USD\"} 0."),
         "{text}"
     );
+}
+
+/// Requests, errors, tokens in, cached and out.
+type Figures = [i64; 5];
+
+const NAMES: [&str; 5] = [
+    "requests",
+    "errors",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+];
+
+/// The sums over lines of JSON that have these columns.
+fn summed(lines: &[Value]) -> Figures {
+    NAMES.map(|name| lines.iter().filter_map(|line| line[name].as_i64()).sum())
+}
+
+/// What the simulated accounts wrote down themselves.
+fn of_the_journal(harness: &Harness) -> Figures {
+    let mut figures = [0; 5];
+    for entry in harness
+        .simulator
+        .accounts()
+        .iter()
+        .flat_map(SimulatedAccount::journal)
+    {
+        figures[0] += 1;
+        let Some(usage) = entry.usage.filter(|_| entry.ending == Ending::Whole) else {
+            figures[1] += 1;
+            continue;
+        };
+        figures[2] += usage["input_tokens"].as_i64().unwrap();
+        figures[3] += usage["input_tokens_details"]["cached_tokens"].as_i64().unwrap();
+        figures[4] += usage["output_tokens"].as_i64().unwrap();
+    }
+    figures
+}
+
+async fn of_metrics(harness: &Harness) -> Figures {
+    let text = String::from_utf8(ask(harness, "/metrics").await.body).unwrap();
+    let sum = |name: &str, wanted: &dyn Fn(&str) -> bool| -> i64 {
+        let lines = text.lines().filter(|line| line.starts_with(name) && wanted(line));
+        lines
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<i64>().unwrap())
+            .sum()
+    };
+    let tokens = |kind: &str| {
+        sum("moorage_tokens_total{", &|line| {
+            line.contains(&format!("kind=\"{kind}\""))
+        })
+    };
+    let requests = |wanted: &dyn Fn(&str) -> bool| sum("moorage_requests_total{", wanted);
+    [
+        requests(&|_| true),
+        requests(&|line| !line.contains("outcome=\"completed\"")),
+        tokens("input"),
+        tokens("cached"),
+        tokens("output"),
+    ]
+}
+
+#[tokio::test]
+async fn page_command_views_and_metrics_agree_with_the_journal_of_the_accounts_also_after_crashes() {
+    // Rows are folded and removed while this runs.
+    let settings = "[usage]\nretention = \"100ms\"\n[affinity]\nsweep_interval = \"20ms\"";
+    let mut harness = Harness::build(2).section(settings).start().await;
+    let mark =
+        |harness: &Harness| harness.query("SELECT folded_below_id AS id FROM usage_fold")[0]["id"].as_i64();
+    for round in 0..4 {
+        let before = mark(&harness);
+        let text = "the tide ".repeat(600);
+        for number in 0..12 {
+            let body = json!({ "model": "sim-large", "prompt_cache_key": "thread", "input": format!("{text}{number}"), "stream": number % 2 == 0 });
+            assert_eq!(harness.post(body).await.status, 200);
+        }
+        let refused = harness
+            .simulate("status=400;code=bad_thing", said("no", None))
+            .await;
+        assert_eq!(refused.status, 400);
+        let stream = harness
+            .open_stream("deltas=9;delta_delay=60s", &format!("hanging {round}"))
+            .await;
+        // Killed as soon as rows begin to move into the sums.
+        eventually("the sums go on", || (mark(&harness) > before).then_some(())).await;
+        harness.kill_and_restart();
+        drop(stream);
+    }
+    let hanging = |harness: &Harness| {
+        let entries = harness
+            .simulator
+            .accounts()
+            .iter()
+            .flat_map(SimulatedAccount::journal);
+        entries.filter(|entry| entry.ending == Ending::Open).count()
+    };
+    eventually("the accounts see that nobody listens", || {
+        (hanging(&harness) == 0).then_some(())
+    })
+    .await;
+    let journal = of_the_journal(&harness);
+    assert_eq!((journal[0], journal[1]), (4 * 14, 4 * 2));
+    assert!(journal[3] > 0, "{journal:?}");
+    let check = async |harness: &Harness| {
+        let usage = get(harness, "/admin/api/v1/usage?last=24h&by=model").await;
+        assert_eq!(summed(&[usage["totals"].clone()]), journal, "the page");
+        for view in [
+            "usage_by_account",
+            "usage_by_hour",
+            "usage_by_model",
+            "usage_by_key",
+        ] {
+            assert_eq!(
+                summed(&harness.query(&format!("SELECT * FROM {view}"))),
+                journal,
+                "{view}"
+            );
+        }
+        for by in ["account", "day"] {
+            let printed = harness.command(&["usage", "--by", by, "--json"]);
+            let lines: Vec<Value> = serde_json::from_slice(&printed.stdout).unwrap();
+            assert_eq!(summed(&lines), journal, "usage --by {by}");
+        }
+        assert_eq!(of_metrics(harness).await, journal, "metrics");
+    };
+    check(&harness).await;
+    eventually("the last rows are gone", || {
+        (harness.query("SELECT count(*) AS n FROM requests")[0]["n"] == 0).then_some(())
+    })
+    .await;
+    check(&harness).await;
 }
