@@ -69,7 +69,63 @@ pub(super) fn usage(args: &UsageArgs, config: &Config) -> anyhow::Result<()> {
         println!("Nothing was used since {since}.");
         return Ok(());
     }
-    print(rows, args.format.format())
+    match args.format.format() {
+        Format::Table => print(with_bars(rows_for_terminal(rows), "input_tokens"), Format::Table),
+        format => print(rows, format),
+    }
+}
+
+/// The columns that fit on a terminal, amounts with four digits.
+fn rows_for_terminal(rows: Rows) -> Rows {
+    let label = rows.columns[0].clone();
+    let mut rows = only(rows, &[&[label.as_str()], &USAGE_COLUMNS[..]].concat());
+    let is_amount = |name: &String| name.starts_with("cost");
+    let amounts: Vec<usize> = (0..rows.columns.len())
+        .filter(|index| is_amount(&rows.columns[*index]))
+        .collect();
+    for row in &mut rows.rows {
+        for index in &amounts {
+            if let Some(amount) = row[*index].as_f64() {
+                row[*index] = Value::from((amount * 1e4).round() / 1e4);
+            }
+        }
+    }
+    rows
+}
+
+/// What fits on a terminal of the columns of sums.
+const USAGE_COLUMNS: [&str; 8] = [
+    "requests",
+    "turns",
+    "errors",
+    "input_tokens",
+    "cached_percent",
+    "output_tokens",
+    "cost",
+    "cost_saved",
+];
+
+/// A bar behind each row, as long as its figure is beside the largest: what is looked for is seen.
+fn with_bars(mut rows: Rows, name: &str) -> Rows {
+    let Some(index) = column(&rows, name) else {
+        return rows;
+    };
+    let figure = |row: &[Value]| row[index].as_f64().unwrap_or(0.0);
+    let largest = rows.rows.iter().map(|row| figure(row)).fold(0.0, f64::max);
+    for row in &mut rows.rows {
+        let share = if largest > 0.0 { figure(row) / largest } else { 0.0 };
+        row.push(Value::from(bar(share)));
+    }
+    rows.columns.push("share of tokens in".to_owned());
+    rows
+}
+
+/// A bar of up to twelve cells, in eighths of a cell.
+fn bar(share: f64) -> String {
+    const CELLS: f64 = 12.0;
+    const PARTS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    let eighths = (share.clamp(0.0, 1.0) * CELLS * 8.0).round() as usize;
+    "█".repeat(eighths / 8) + PARTS[eighths % 8]
 }
 
 pub(super) fn conversation(args: &ConversationArgs, config: &Config) -> anyhow::Result<()> {
@@ -198,4 +254,18 @@ fn grouped(number: &serde_json::Number) -> String {
         text.push(digit);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_as_long_as_its_share() {
+        assert_eq!(bar(0.0), "");
+        assert_eq!(bar(1.0), "█".repeat(12));
+        assert_eq!(bar(0.5), "█".repeat(6));
+        assert_eq!(bar(1.0 / 96.0), "▏");
+        assert_eq!(bar(f64::NAN), "");
+    }
 }
