@@ -93,6 +93,8 @@ pub enum Credential {
     /// The file in which Codex CLI keeps a ChatGPT login. It is read where it is, and written back
     /// when its tokens are renewed: a copy would be a second holder of tokens that work once.
     AuthFile(PathBuf),
+    /// None: the account is only looked at.
+    None,
 }
 
 /// An upstream credential and where to use it.

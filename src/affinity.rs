@@ -1,10 +1,16 @@
 //! Where a request goes, and why: a plain function over what the request points with, who owns
 //! that, and how the pool looks now. No I/O, no clock.
 
+mod reasons;
+
+use std::sync::Arc;
+
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::account::{AccountId, StateDomain, Usability};
+use crate::account::{Account, AccountId, Usability};
+
+pub use reasons::{Verdict, short, verdicts};
 
 /// A chain of responses. Its UUID is its prompt cache key unless the client names one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,35 +30,140 @@ impl Default for ConversationId {
 }
 
 /// The kinds of references, in the order in which they decide.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ReferenceKind {
-    /// `previous_response_id`, or the id of a response. Hard.
+    /// The id in the path. Hard.
+    Path,
+    /// `previous_response_id`. Hard.
     Response,
-    /// The id of an output item. Hard.
+    /// `conversation`. Hard.
+    Conversation,
+    /// The id of an `item_reference`. Hard.
     Item,
-    /// A header that names a session. Soft.
+    /// A `file_id`. Hard.
+    File,
+    /// One of `vector_store_ids`. Hard.
+    VectorStore,
+    /// The id of a container. Hard.
+    Container,
+    /// A text that looks like an id, where the API is not known well enough to say that it is one.
+    /// Hard where it is known, and nothing where it is not.
+    Mentioned,
+    /// `encrypted_content` of a compaction item: it is the history itself, and cannot be left out.
+    /// Hard where it is known; where it is not, the upstream judges.
+    Compaction,
+    /// `encrypted_content` of a reasoning item. Firm.
+    Reasoning,
+    /// The id of an item that is sent whole. Soft.
+    ItemId,
+    /// A header that names a session, together with instructions and tools. Soft.
     Session,
     /// `prompt_cache_key`. Soft.
     CacheKey,
     /// Digest of model, instructions, tools and first user message. Soft.
     Prefix,
+    /// What the client has made before: files that are used together must be in one place. Soft.
+    Objects,
+}
+
+/// How far a reference binds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strength {
+    /// Only the accounts of its state domain can serve.
+    Hard,
+    /// The same, but what only they can read can be left out.
+    Firm,
+    /// Says where the cache is warm.
+    Soft,
+}
+
+impl Strength {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Strength::Hard => "hard",
+            Strength::Firm => "firm",
+            Strength::Soft => "soft",
+        }
+    }
 }
 
 impl ReferenceKind {
+    /// All of them, in their order.
+    pub const ALL: [ReferenceKind; 15] = [
+        ReferenceKind::Path,
+        ReferenceKind::Response,
+        ReferenceKind::Conversation,
+        ReferenceKind::Item,
+        ReferenceKind::File,
+        ReferenceKind::VectorStore,
+        ReferenceKind::Container,
+        ReferenceKind::Mentioned,
+        ReferenceKind::Compaction,
+        ReferenceKind::Reasoning,
+        ReferenceKind::ItemId,
+        ReferenceKind::Session,
+        ReferenceKind::CacheKey,
+        ReferenceKind::Prefix,
+        ReferenceKind::Objects,
+    ];
+
     /// The word for it in `affinity_by`, headers and logs.
     pub fn as_str(self) -> &'static str {
         match self {
+            ReferenceKind::Path => "path",
             ReferenceKind::Response => "previous_response_id",
+            ReferenceKind::Conversation => "conversation",
             ReferenceKind::Item => "item_reference",
+            ReferenceKind::File => "file_id",
+            ReferenceKind::VectorStore => "vector_store_ids",
+            ReferenceKind::Container => "container",
+            ReferenceKind::Mentioned => "mentioned_id",
+            ReferenceKind::Compaction => "compaction",
+            ReferenceKind::Reasoning => "encrypted_content",
+            ReferenceKind::ItemId => "item_id",
             ReferenceKind::Session => "session",
             ReferenceKind::CacheKey => "prompt_cache_key",
             ReferenceKind::Prefix => "prefix",
+            ReferenceKind::Objects => "earlier_objects",
+        }
+    }
+
+    /// How far it binds.
+    pub fn strength(self) -> Strength {
+        match self {
+            ReferenceKind::Path
+            | ReferenceKind::Response
+            | ReferenceKind::Conversation
+            | ReferenceKind::Item
+            | ReferenceKind::File
+            | ReferenceKind::VectorStore
+            | ReferenceKind::Container
+            | ReferenceKind::Mentioned
+            | ReferenceKind::Compaction => Strength::Hard,
+            ReferenceKind::Reasoning => Strength::Firm,
+            ReferenceKind::ItemId
+            | ReferenceKind::Session
+            | ReferenceKind::CacheKey
+            | ReferenceKind::Prefix
+            | ReferenceKind::Objects => Strength::Soft,
         }
     }
 
     /// Whether only the owner can serve what the reference names.
     pub fn is_hard(self) -> bool {
-        matches!(self, ReferenceKind::Response | ReferenceKind::Item)
+        self.strength() == Strength::Hard
+    }
+
+    /// Whether a request that points with it is refused where nobody knows it.
+    pub fn must_be_known(self) -> bool {
+        self.is_hard() && !matches!(self, ReferenceKind::Mentioned | ReferenceKind::Compaction)
+    }
+
+    /// Whether it is an id that an upstream gave to something, wherever the request has it: what is
+    /// written down as an answer's id is found as the next request's `previous_response_id`.
+    pub fn is_id(self) -> bool {
+        (self.is_hard() && self != ReferenceKind::Compaction) || self == ReferenceKind::ItemId
     }
 }
 
@@ -62,26 +173,49 @@ impl ReferenceKind {
 pub struct Reference {
     /// What it is.
     pub kind: ReferenceKind,
-    /// The first 128 bits of a SHA-256, behind the time of an id that has one: see [`made_at`].
+    /// Of an id: 96 bits that stand for the id in every scope, the first of them its time where it
+    /// tells one (see [`made_at`]), and 32 bits that stand for it in this scope. Of anything else:
+    /// the first 128 bits of a SHA-256 over all of it.
     pub digest: [u8; 16],
 }
+
+/// Bytes of an id's digest that are the same in every scope.
+const ID_BYTES: usize = 12;
 
 impl Reference {
     /// The reference that `value` is within a scope of client keys.
     pub fn new(scope: &str, kind: ReferenceKind, value: &[u8]) -> Reference {
-        let digest = Sha256::new()
+        let space = match kind {
+            kind if kind.is_id() => "id",
+            ReferenceKind::Compaction | ReferenceKind::Reasoning => "sealed",
+            other => other.as_str(),
+        };
+        let scoped = Sha256::new()
             .chain_update((scope.len() as u64).to_le_bytes())
             .chain_update(scope)
-            .chain_update(kind.as_str())
+            .chain_update(space)
             .chain_update([0])
             .chain_update(value)
             .finalize();
-        let mut short = [0; 16];
-        short.copy_from_slice(&digest[..16]);
-        if let Some(seconds) = made_at(value).filter(|_| kind.is_hard()) {
-            short[..4].copy_from_slice(&seconds);
+        let mut digest = [0; 16];
+        if kind.is_id() {
+            digest[..ID_BYTES].copy_from_slice(&Sha256::digest(value)[..ID_BYTES]);
+            digest[ID_BYTES..].copy_from_slice(&scoped[..16 - ID_BYTES]);
+            if let Some(seconds) = made_at(value) {
+                digest[..4].copy_from_slice(&seconds);
+            }
+        } else {
+            digest.copy_from_slice(&scoped[..16]);
         }
-        Reference { kind, digest: short }
+        Reference { kind, digest }
+    }
+
+    /// The first and the last digest that the same id can have in any scope.
+    pub fn in_any_scope(&self) -> [[u8; 16]; 2] {
+        let (mut first, mut last) = (self.digest, self.digest);
+        first[ID_BYTES..].fill(0);
+        last[ID_BYTES..].fill(0xff);
+        [first, last]
     }
 }
 
@@ -90,7 +224,7 @@ impl Reference {
 /// Ids of the Responses API go on after their prefix with the second in hexadecimal, as in
 /// `resp_67ccd2be…`. Kept under it, ids that were made together stand together in the table, and a
 /// commit writes one page of it, not one for each id. What only looks like it is spread as evenly
-/// as a digest; 96 bits of the digest remain, so that no id is taken for another.
+/// as a digest; 64 bits of the digest remain within one second, so that no id is taken for another.
 fn made_at(id: &[u8]) -> Option<[u8; 4]> {
     const TIME_DIGITS: usize = 8;
     const DIGITS_MIN: usize = 24;
@@ -116,6 +250,8 @@ pub struct Owner {
     pub conversation: ConversationId,
     /// When it is forgotten, in milliseconds since 1970 UTC.
     pub expires_at_ms: i64,
+    /// Of a preference: since when it could not be honoured, in milliseconds since 1970 UTC.
+    pub detour_since_ms: Option<i64>,
 }
 
 /// A reference of the request, with its owner if it is known.
@@ -125,17 +261,46 @@ pub struct Found {
     pub reference: Reference,
     /// Who owns it.
     pub owner: Option<Owner>,
+    /// Of sealed content: which item of the input holds it.
+    pub position: usize,
+}
+
+impl Found {
+    /// What it is.
+    pub fn kind(&self) -> ReferenceKind {
+        self.reference.kind
+    }
 }
 
 /// How an account looks to the planner.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct AccountView {
-    /// Which one.
-    pub id: AccountId,
-    /// Who else holds its state.
-    pub state_domain: StateDomain,
+    /// Which one, and who else holds its state.
+    pub account: Arc<Account>,
     /// Whether it can be used now.
     pub usability: Usability,
+    /// Whether it has the model of the request; `None` where that is not known.
+    pub offers_model: Option<bool>,
+}
+
+impl AccountView {
+    fn id(&self) -> AccountId {
+        self.account.id
+    }
+
+    /// An account that does not come back by itself is no home.
+    fn comes_back(&self) -> bool {
+        self.usability != Usability::Never
+    }
+}
+
+/// What the planner is told besides references and accounts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// All client keys are of one scope: an id that nobody knows can be nobody else's.
+    pub one_scope: bool,
+    /// Sealed reasoning is left out, because its owner cannot serve or an upstream cannot read it.
+    pub without_reasoning: bool,
 }
 
 /// What was decided.
@@ -149,8 +314,21 @@ pub enum Decision {
     Free,
     /// The account that holds the state is not there any more.
     OwnerGone(AccountId),
-    /// A hard reference that nobody knows, where several accounts could hold it.
-    Unknown,
+    /// A hard reference that nobody knows, where several accounts could hold it: its position.
+    Unknown(usize),
+    /// Two hard references that name different state domains: their positions.
+    Conflict(usize, usize),
+}
+
+/// Which sealed reasoning is left out, because the chosen accounts cannot read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Strip {
+    /// None.
+    Nothing,
+    /// That of the input items up to this one.
+    Through(usize),
+    /// All.
+    All,
 }
 
 /// Where a request goes, and why.
@@ -162,264 +340,185 @@ pub struct Plan {
     pub by: Option<ReferenceKind>,
     /// Whether the deciding reference has an owner: a hard one that nobody knows has none.
     pub known: bool,
+    /// What must be left out there.
+    pub strip: Strip,
+    /// Accounts that are not asked because they do not have the model, while others do.
+    pub without_model: Vec<AccountId>,
 }
 
-/// Decides. `found` is in the order of [`ReferenceKind`]; the first that is known decides, and a
-/// hard one decides even if it is not. A hard reference is never given up for a soft one.
-pub fn plan(found: &[Found], accounts: &[AccountView]) -> Plan {
-    if let Some(hard) = found.iter().find(|found| found.reference.kind.is_hard()) {
-        return Plan {
-            decision: pin(hard.owner, accounts),
-            by: Some(hard.reference.kind),
-            known: hard.owner.is_some(),
+impl Plan {
+    /// Whether the pin can be given up, by leaving out what only its owner can read.
+    pub fn yields(&self) -> bool {
+        self.by.is_some_and(|by| by.strength() == Strength::Firm)
+    }
+}
+
+/// Decides. `found` is in the order of [`ReferenceKind`], sealed content newest first; the first
+/// that is known decides, and a hard one decides even if it is not. A hard reference is never given
+/// up for a softer one.
+pub fn plan(found: &[Found], accounts: &[AccountView], terms: Terms) -> Plan {
+    hard(found, accounts, terms)
+        .or_else(|| firm(found, accounts, terms))
+        .unwrap_or_else(|| soft(found, accounts, terms))
+}
+
+fn hard(found: &[Found], accounts: &[AccountView], terms: Terms) -> Option<Plan> {
+    let hard = || {
+        found
+            .iter()
+            .enumerate()
+            .filter(|(_, found)| found.kind().is_hard())
+    };
+    let mut known = hard().filter_map(|(index, found)| Some((index, found.kind(), found.owner?)));
+    if let Some((first, by, owner)) = known.next() {
+        let other = known.find(|(_, _, other)| !same_home(&owner, other, accounts));
+        let decision = match other {
+            Some((other, ..)) => Decision::Conflict(first, other),
+            None => pin(owner.account, accounts),
         };
-    }
-    let preferred = found.iter().find_map(|soft| {
-        let owner = soft.owner?;
-        // An account that does not come back by itself is no home: another one becomes it.
-        let serves =
-            |account: &AccountView| account.id == owner.account && account.usability != Usability::Never;
-        let exists = accounts.iter().any(serves);
-        exists.then_some((owner.account, soft.reference.kind))
-    });
-    match preferred {
-        Some((account, kind)) => Plan {
-            decision: Decision::Preferred(account),
-            by: Some(kind),
+        return Some(Plan {
+            decision,
+            by: Some(by),
             known: true,
-        },
-        None => Plan {
-            decision: Decision::Free,
-            by: None,
-            known: false,
-        },
+            strip: strip(found, home(owner.account, accounts), accounts, terms),
+            without_model: Vec::new(),
+        });
+    }
+    let (first, unknown) = hard().find(|(_, found)| found.kind().must_be_known())?;
+    Some(Plan {
+        decision: pin_unknown(first, accounts, terms),
+        by: Some(unknown.kind()),
+        known: false,
+        strip: strip(found, accounts.first(), accounts, terms),
+        without_model: Vec::new(),
+    })
+}
+
+/// The newest reasoning decides: what was sealed before it, elsewhere, has been left out before.
+fn firm(found: &[Found], accounts: &[AccountView], terms: Terms) -> Option<Plan> {
+    if terms.without_reasoning {
+        return None;
+    }
+    let firm = |found: &&Found| found.kind().strength() == Strength::Firm && found.owner.is_some();
+    let newest = found.iter().find(firm)?;
+    let home = home(newest.owner?.account, accounts)?;
+    let domain = &home.account.state_domain;
+    let serves = |account: &AccountView| account.account.state_domain == *domain && account.comes_back();
+    accounts.iter().any(serves).then(|| Plan {
+        decision: pin(home.id(), accounts),
+        by: Some(newest.kind()),
+        known: true,
+        strip: strip(found, Some(home), accounts, terms),
+        without_model: Vec::new(),
+    })
+}
+
+fn soft(found: &[Found], accounts: &[AccountView], terms: Terms) -> Plan {
+    let some_offer = accounts.iter().any(|account| account.offers_model == Some(true));
+    let lacks = |account: &&AccountView| some_offer && account.offers_model == Some(false);
+    let preferred = found.iter().find_map(|soft| {
+        let owner = soft.owner.filter(|_| soft.kind().strength() == Strength::Soft)?;
+        let serves =
+            |account: &&AccountView| account.id() == owner.account && account.comes_back() && !lacks(account);
+        accounts.iter().find(serves).map(|_| (owner.account, soft.kind()))
+    });
+    Plan {
+        decision: preferred.map_or(Decision::Free, |(account, _)| Decision::Preferred(account)),
+        by: preferred.map(|(_, kind)| kind),
+        known: preferred.is_some(),
+        strip: strip(found, None, accounts, terms),
+        without_model: accounts.iter().filter(lacks).map(AccountView::id).collect(),
     }
 }
 
-fn pin(owner: Option<Owner>, accounts: &[AccountView]) -> Decision {
-    let Some(owner) = owner else {
-        return pin_unknown(accounts);
+fn home(owner: AccountId, accounts: &[AccountView]) -> Option<&AccountView> {
+    accounts.iter().find(|account| account.id() == owner)
+}
+
+fn same_home(one: &Owner, other: &Owner, accounts: &[AccountView]) -> bool {
+    let domain = |owner: &Owner| home(owner.account, accounts).map(|home| &home.account.state_domain);
+    one.account == other.account || domain(one).is_some_and(|one| domain(other) == Some(one))
+}
+
+fn pin(owner: AccountId, accounts: &[AccountView]) -> Decision {
+    let Some(home) = home(owner, accounts) else {
+        return Decision::OwnerGone(owner);
     };
-    let Some(home) = accounts.iter().find(|account| account.id == owner.account) else {
-        return Decision::OwnerGone(owner.account);
-    };
+    let domain = &home.account.state_domain;
     let siblings = accounts
         .iter()
-        .filter(|account| account.state_domain == home.state_domain && account.id != home.id);
+        .filter(|account| account.account.state_domain == *domain && account.id() != owner);
     let members = std::iter::once(home).chain(siblings);
-    Decision::Pinned(members.map(|account| account.id).collect())
+    Decision::Pinned(members.map(AccountView::id).collect())
 }
 
-/// With one state domain there is only one place where the state can be: the upstream says whether
-/// it is. With several, a guess could land in front of an account that never heard of it.
-fn pin_unknown(accounts: &[AccountView]) -> Decision {
+/// With one state domain, and one scope, there is only one place where the state can be and nobody
+/// else whose it could be: the upstream says whether it is. Otherwise a guess could land in front
+/// of an account that never heard of it, or in somebody else's conversation.
+fn pin_unknown(position: usize, accounts: &[AccountView], terms: Terms) -> Decision {
     let Some(first) = accounts.first() else {
         return Decision::Free;
     };
-    let only_one = accounts
+    let one_domain = accounts
         .iter()
-        .all(|account| account.state_domain == first.state_domain);
-    match only_one {
-        true => Decision::Pinned(accounts.iter().map(|account| account.id).collect()),
-        false => Decision::Unknown,
+        .all(|account| account.account.state_domain == first.account.state_domain);
+    match one_domain && terms.one_scope {
+        true => Decision::Pinned(accounts.iter().map(AccountView::id).collect()),
+        false => Decision::Unknown(position),
     }
+}
+
+/// What must be left out where these accounts serve; `None` where any may.
+///
+/// Input items are a history: what stands before an item that was sealed elsewhere is as old or
+/// older, and leaving out all of it makes the same prefix at every turn.
+fn strip(found: &[Found], home: Option<&AccountView>, accounts: &[AccountView], terms: Terms) -> Strip {
+    let mut reasoning = found
+        .iter()
+        .filter(|found| found.kind() == ReferenceKind::Reasoning);
+    if terms.without_reasoning {
+        return reasoning.next().map_or(Strip::Nothing, |_| Strip::All);
+    }
+    let domain = |id: AccountId| self::home(id, accounts).map(|account| &account.account.state_domain);
+    let readable = |owner: Owner| {
+        // Without a home: whoever could read it would have been chosen if it could serve.
+        home.is_some_and(|home| domain(owner.account) == Some(&home.account.state_domain))
+    };
+    reasoning
+        .filter(|found| found.owner.is_some_and(|owner| !readable(owner)))
+        .map(|found| found.position)
+        .max()
+        .map_or(Strip::Nothing, Strip::Through)
 }
 
 /// The conversation that a request belongs to: inherited from what it points at, or new.
 ///
-/// A chain and a session are a conversation by definition. A prefix tells which conversation a
-/// client goes on with only if the request holds history; without, it is the first turn of a new
-/// one that happens to begin alike. A cache key may be one for a whole program, and says nothing.
+/// A chain and a session are a conversation by definition, and so is what was sealed or said in one.
+/// A prefix tells which conversation a client goes on with only if the request holds history;
+/// without, it is the first turn of a new one that happens to begin alike. A cache key may be one
+/// for a whole program, a file is used in many conversations: they say nothing.
 pub fn conversation(found: &[Found], has_history: bool) -> Option<ConversationId> {
     found.iter().find_map(|found| {
-        let tells = match found.reference.kind {
-            ReferenceKind::Response | ReferenceKind::Item | ReferenceKind::Session => true,
+        let tells = match found.kind() {
+            ReferenceKind::Path
+            | ReferenceKind::Response
+            | ReferenceKind::Conversation
+            | ReferenceKind::Item
+            | ReferenceKind::Compaction
+            | ReferenceKind::Reasoning
+            | ReferenceKind::ItemId
+            | ReferenceKind::Session => true,
             ReferenceKind::Prefix => has_history,
-            ReferenceKind::CacheKey => false,
+            ReferenceKind::File
+            | ReferenceKind::VectorStore
+            | ReferenceKind::Container
+            | ReferenceKind::Mentioned
+            | ReferenceKind::CacheKey
+            | ReferenceKind::Objects => false,
         };
         found.owner.filter(|_| tells).map(|owner| owner.conversation)
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn account(id: i64, domain: &str) -> AccountView {
-        AccountView {
-            id: AccountId(id),
-            state_domain: StateDomain(domain.into()),
-            usability: Usability::Usable,
-        }
-    }
-
-    fn found(kind: ReferenceKind, owner: Option<i64>) -> Found {
-        Found {
-            reference: Reference::new("scope", kind, b"value"),
-            owner: owner.map(|id| Owner {
-                account: AccountId(id),
-                conversation: ConversationId(Uuid::from_u128(id as u128)),
-                expires_at_ms: 0,
-            }),
-        }
-    }
-
-    #[test]
-    fn ids_of_one_moment_stand_together_and_are_never_mixed_up() {
-        let digest = |scope, kind, id: &str| Reference::new(scope, kind, id.as_bytes()).digest;
-        let id = "resp_67ccd2bed1ec8190b14f964abc0542670bb6a6b452d3795b";
-        let next = "msg_67ccd2bf3d2c8190a7d1b7d1a1c1c1c1c1c1c1c1c1c1c1c1";
-        assert_eq!(digest("s", Response, id)[..4], [0x67, 0xcc, 0xd2, 0xbe]);
-        assert_eq!(digest("s", Item, next)[..4], [0x67, 0xcc, 0xd2, 0xbf]);
-        assert_ne!(digest("s", Response, id), digest("t", Response, id));
-        assert_ne!(digest("s", Response, id), digest("s", Item, id));
-        for other in [
-            "resp_1",
-            "0198f0aa-1111-7222-8333-444455556666",
-            "resp_+7ccd2bed1ec8190b14f964abc",
-            "resp_",
-        ] {
-            assert_ne!(
-                digest("s", Response, other),
-                digest("t", Response, other),
-                "{other}"
-            );
-        }
-        // What a client makes up itself is spread evenly.
-        assert_ne!(digest("s", Session, id)[..4], [0x67, 0xcc, 0xd2, 0xbe]);
-    }
-
-    use ReferenceKind::*;
-
-    #[test]
-    fn every_reference_decides_as_its_kind_says() {
-        let two = [account(1, "a"), account(2, "b")];
-        let siblings = [account(1, "a"), account(2, "b"), account(3, "a")];
-        let one = [account(1, "a"), account(3, "a")];
-        let ids = |ids: &[i64]| ids.iter().copied().map(AccountId).collect::<Vec<_>>();
-        type Case<'a> = (
-            &'a str,
-            Vec<Found>,
-            &'a [AccountView],
-            Decision,
-            Option<ReferenceKind>,
-        );
-        let cases: [Case<'_>; 12] = [
-            ("nothing", vec![], &two, Decision::Free, None),
-            (
-                "a known response",
-                vec![found(Response, Some(2))],
-                &two,
-                Decision::Pinned(ids(&[2])),
-                Some(Response),
-            ),
-            (
-                "a domain of two",
-                vec![found(Response, Some(3))],
-                &siblings,
-                Decision::Pinned(ids(&[3, 1])),
-                Some(Response),
-            ),
-            (
-                "an owner that left",
-                vec![found(Response, Some(9))],
-                &two,
-                Decision::OwnerGone(AccountId(9)),
-                Some(Response),
-            ),
-            (
-                "unknown, several domains",
-                vec![found(Response, None)],
-                &two,
-                Decision::Unknown,
-                Some(Response),
-            ),
-            (
-                "unknown, one domain",
-                vec![found(Response, None)],
-                &one,
-                Decision::Pinned(ids(&[1, 3])),
-                Some(Response),
-            ),
-            (
-                "hard before soft",
-                vec![found(Response, Some(1)), found(Session, Some(2))],
-                &two,
-                Decision::Pinned(ids(&[1])),
-                Some(Response),
-            ),
-            (
-                "unknown hard, known soft",
-                vec![found(Response, None), found(Session, Some(2))],
-                &two,
-                Decision::Unknown,
-                Some(Response),
-            ),
-            (
-                "a session",
-                vec![found(Session, Some(2)), found(CacheKey, Some(1))],
-                &two,
-                Decision::Preferred(AccountId(2)),
-                Some(Session),
-            ),
-            (
-                "the first known",
-                vec![
-                    found(Session, None),
-                    found(CacheKey, Some(1)),
-                    found(Prefix, Some(2)),
-                ],
-                &two,
-                Decision::Preferred(AccountId(1)),
-                Some(CacheKey),
-            ),
-            (
-                "a preference that left",
-                vec![found(Session, Some(9)), found(Prefix, Some(2))],
-                &two,
-                Decision::Preferred(AccountId(2)),
-                Some(Prefix),
-            ),
-            (
-                "nothing known",
-                vec![found(Session, None), found(Prefix, None)],
-                &two,
-                Decision::Free,
-                None,
-            ),
-        ];
-        for (case, found, accounts, decision, by) in cases {
-            let plan = plan(&found, accounts);
-            assert_eq!((plan.decision, plan.by), (decision, by), "{case}");
-        }
-    }
-
-    #[test]
-    fn a_conversation_is_inherited_from_what_identifies_it() {
-        let id = |n: u128| Some(ConversationId(Uuid::from_u128(n)));
-        let all = |session, key, prefix| {
-            [
-                found(Session, session),
-                found(CacheKey, key),
-                found(Prefix, prefix),
-            ]
-        };
-        assert_eq!(conversation(&[found(Response, Some(5))], false), id(5));
-        assert_eq!(conversation(&all(Some(1), Some(2), Some(3)), false), id(1));
-        assert_eq!(conversation(&all(None, Some(2), Some(3)), true), id(3));
-        assert_eq!(conversation(&all(None, Some(2), Some(3)), false), None);
-    }
-
-    #[test]
-    fn a_reference_is_another_in_another_scope_or_kind() {
-        let base = Reference::new("a", Response, b"x").digest;
-        for other in [
-            Reference::new("b", Response, b"x"),
-            Reference::new("a", Item, b"x"),
-            Reference::new("a", Response, b"y"),
-            Reference::new("ap", Response, b"x"),
-        ] {
-            assert_ne!(base, other.digest);
-        }
-    }
-}
+mod tests;

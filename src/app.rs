@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::clock::now_ms;
 use crate::config::{Config, ConfigError, OnStoreFailure};
-use crate::exchange::{Gateway, Settings};
+use crate::exchange::{Gateway, Settings, Unfound};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -113,6 +113,9 @@ impl App {
         drop(connection);
         let settings = Settings {
             lifetimes: config.lifetimes(),
+            object_ttl: config.file.affinity.object_ttl,
+            detour_max: config.file.affinity.detour_max,
+            ask_around: config.file.affinity.ask_around,
             pin_wait: config.file.affinity.pin_wait,
             session_headers: config.file.affinity.session_headers.clone(),
             upstream_idle: limits.upstream_idle,
@@ -127,6 +130,7 @@ impl App {
             upstream,
             metrics,
             settings,
+            unfound: Unfound::default(),
             stopping: AtomicBool::new(false),
         };
         let gateway = Arc::new(gateway);

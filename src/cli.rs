@@ -3,6 +3,7 @@
 mod account;
 mod demo;
 mod doctor;
+mod explain;
 mod history;
 mod key;
 mod secret;
@@ -84,6 +85,8 @@ enum Command {
     Usage(history::UsageArgs),
     /// The turns of a conversation: where each went, and why
     Conversation(history::ConversationArgs),
+    /// Where a request would go, and why; sends nothing
+    Explain(explain::ExplainArgs),
 }
 
 impl Arguments {
@@ -119,6 +122,7 @@ impl Arguments {
             Command::Doctor(args) => return doctor::run(&args, places.clone()),
             Command::Usage(args) => history::usage(&args, &load()?)?,
             Command::Conversation(args) => history::conversation(&args, &load()?)?,
+            Command::Explain(args) => explain::run(args, &load()?)?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -31,6 +31,9 @@ pub enum Error {
         /// When it was asked.
         now_ms: i64,
     },
+    /// A request to be explained names no client key, or one that is not there.
+    #[error("no such client key")]
+    UnknownKeyName,
     /// The body is larger than the limit, in bytes.
     #[error("request body is larger than {0} bytes")]
     BodyTooLarge(usize),
@@ -59,6 +62,33 @@ pub enum Error {
         /// The field that holds it.
         parameter: &'static str,
     },
+    /// The body is nested deeper, or points with more ids, than any real request.
+    #[error("the request body {0} than any real request")]
+    Extravagant(&'static str),
+    /// Two references name different places.
+    #[error("{first} and {second} are in different places")]
+    Conflict {
+        /// The one that would decide: kind, id, account.
+        first: String,
+        /// The one that disagrees.
+        second: String,
+    },
+    /// No account is known to hold this item.
+    #[error("item '{0}' is unknown")]
+    ItemNotFound(String),
+    /// No account is known to hold this thing.
+    #[error("{thing} '{id}' is unknown")]
+    NotFound {
+        /// What it is called.
+        thing: &'static str,
+        /// Its id.
+        id: String,
+        /// The field that names it; `None` for the path.
+        parameter: Option<&'static str>,
+    },
+    /// There is no such path.
+    #[error("no such path")]
+    NoSuchPath,
     /// No account is known to hold this response, and several could.
     #[error("previous response '{0}' is unknown")]
     PreviousResponseNotFound(String),

@@ -5,10 +5,12 @@
 //! the answer is told in [`answer`].
 
 pub mod answer;
+mod asking;
 mod attempt;
 pub mod client;
+pub mod explain;
 mod record;
-mod references;
+pub mod references;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,24 +20,28 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
 
 use crate::account::{AccountId, Kind};
-use crate::affinity::{self, ConversationId, Decision, Found, Plan};
+use crate::affinity::{self, AccountView, ConversationId, Decision, Plan, ReferenceKind, Strip, Terms};
 use crate::clock::now_ms;
 use crate::error::Error;
+use crate::limits;
 use crate::metrics::Metrics;
 use crate::pool::{Changed, Lease, NoLease, Pool, Ticket, Wish};
 use crate::price::Prices;
-use crate::request::{self, Envelope};
-use crate::response::refusal::LOST;
+use crate::request::endpoint::{Api, Endpoint, Role};
+use crate::request::{self, Envelope, Fill, Unreadable};
+use crate::response::refusal::{LOST, MODEL_NOT_FOUND};
 use crate::retry::{self, Next, Spent};
 use crate::store::requests::{Affinity, Transport};
 use crate::store::{Lifetimes, StandingRow, Store, Work};
 use crate::upstream::headers;
-use crate::upstream::http::{Outgoing, Upstream};
+use crate::upstream::http::{Outgoing, OutgoingBody, Upstream};
+use crate::upstream::passing::Passing;
 
 use answer::Answer;
-use attempt::{Attempt, Failed};
+pub use asking::Unfound;
+use attempt::{Attempt, Failed, Reads};
 pub use record::Record;
-use references::ToRemember;
+use references::{Located, ToRemember};
 
 /// What a running gateway is made of, as an exchange sees it.
 #[derive(Debug)]
@@ -50,6 +56,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// How it was set up.
     pub settings: Settings,
+    /// What was asked for and not found.
+    pub unfound: Unfound,
     /// Set when the gateway is told to stop.
     pub stopping: AtomicBool,
 }
@@ -59,6 +67,12 @@ pub struct Gateway {
 pub struct Settings {
     /// How long things are kept.
     pub lifetimes: Lifetimes,
+    /// How long conversations, files and other things are known after their last use.
+    pub object_ttl: Duration,
+    /// How long a preference is served elsewhere before it moves there.
+    pub detour_max: Duration,
+    /// Whether accounts are asked for an id that nobody knows.
+    pub ask_around: bool,
     /// How long a request waits for a cooldown or a free place.
     pub pin_wait: Duration,
     /// The headers that name a session, the first that is there counts.
@@ -75,19 +89,44 @@ pub struct Settings {
     pub refuse_without_store: bool,
 }
 
-/// A request as it came from a client, its body whole.
+/// A request as it came from a client.
 #[derive(Debug)]
 pub struct Question {
     /// Whose conversations the client can see.
     pub scope: String,
-    /// The path after `/v1`, one of those that the gateway knows.
-    pub endpoint: &'static str,
+    /// Whether every client key is of this scope.
+    pub one_scope: bool,
+    /// The client's method.
+    pub method: Method,
+    /// What its path means.
+    pub endpoint: Endpoint,
+    /// The path after `/v1`, as the client wrote it.
+    pub path: String,
     /// The query, without its question mark.
     pub query: Option<String>,
     /// All headers of the client.
     pub headers: HeaderMap,
     /// The body, decompressed.
-    pub body: Bytes,
+    pub body: Content,
+}
+
+/// The body of a request.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Read whole.
+    Whole(Bytes),
+    /// Passed on while it comes: what it holds is not looked at.
+    Passing(Passing),
+}
+
+impl Content {
+    fn whole(&self) -> &Bytes {
+        static EMPTY: Bytes = Bytes::new();
+        match self {
+            Content::Whole(bytes) => bytes,
+            Content::Passing(_) => &EMPTY,
+        }
+    }
 }
 
 /// What the client is told about the routing, in headers.
@@ -127,19 +166,26 @@ async fn converse(
     if gateway.settings.refuse_without_store && gateway.store.trouble().is_some() {
         return Err(Error::StoreUnavailable);
     }
-    let envelope = read_envelope(&question.body)?;
-    record.describe(&question.body, &envelope);
+    let envelope = read_envelope(&question)?;
+    record.describe(&question, &envelope);
     record.check_model(envelope.model.as_deref())?;
-    let found = references::find(gateway, &question, &envelope).await?;
-    let known_conversation = affinity::conversation(&found, envelope.has_history);
+    let mut located = references::locate(gateway, &question, &envelope).await?;
+    asking::shield(gateway, &question, &located, record).await?;
+    let known_conversation = affinity::conversation(&located.found, envelope.has_history);
     let conversation = known_conversation.unwrap_or_default();
-    record.row().conversation = Some(conversation);
+    if question.endpoint.api().is_some() {
+        record.row().conversation = Some(conversation);
+    }
 
     let mut turn = Turn {
         gateway,
-        found: &found,
-        hard: envelope.previous_response_id.as_deref(),
-        model: envelope.model.as_deref(),
+        question: &question,
+        envelope: &envelope,
+        located: &mut located,
+        terms: Terms {
+            one_scope: question.one_scope,
+            without_reasoning: false,
+        },
         begins: known_conversation.is_none(),
         began: body_read,
         faults: 0,
@@ -147,86 +193,149 @@ async fn converse(
         waited: Duration::ZERO,
         last: None,
     };
-    let attempt = loop {
-        let planned = turn.plan(record)?;
+    let (attempt, planned) = loop {
+        let planned = turn.plan(record).await?;
         let lease = match turn.lease(&planned, record).await {
             Ok(Some(lease)) => lease,
-            Ok(None) => break turn.give_up(&planned, record)?,
+            Ok(None) => break (turn.give_up(&planned, record)?, planned),
+            // What only the owner can read is left out, and the request goes elsewhere.
+            Err(_) if planned.yields() => {
+                turn.terms.without_reasoning = true;
+                continue;
+            }
             // What an account answered says more than that no other can be asked.
-            Err(_) if turn.has_answer() => break turn.give_up(&planned, record)?,
+            Err(_) if turn.has_answer() => break (turn.give_up(&planned, record)?, planned),
             Err(error) => return Err(error),
         };
         record.attempt(&lease, &planned);
-        let outgoing = outgoing(&question, &envelope, lease.account().kind, conversation);
-        let movable = !matches!(planned.decision, Decision::Pinned(_));
+        let outgoing = outgoing(
+            &question,
+            &envelope,
+            lease.account().kind,
+            conversation,
+            planned.strip,
+        );
         record.add_overhead(
             body_read.elapsed().saturating_sub(turn.waited),
             turn.last.is_none(),
         );
-        let sent = attempt::send(gateway, lease, outgoing, envelope.stream, movable).await;
+        let movable = !matches!(planned.decision, Decision::Pinned(_));
+        let sent = attempt::send(gateway, lease, outgoing, turn.reads(), movable).await;
         match sent {
             Ok(attempt) => {
                 gateway.pool.answered(attempt.account.id);
-                break attempt;
+                break (attempt, planned);
             }
             Err(failed) => {
                 if let Some(attempt) = turn.failed(failed, &planned, record).await? {
-                    break attempt;
+                    break (attempt, planned);
                 }
             }
         }
     };
     let account = attempt.account.id;
-    let remember = references::to_remember(gateway, &question, &found, account, conversation);
+    let (remember, moves) = references::to_remember(
+        gateway,
+        &question,
+        &envelope,
+        &located,
+        &planned,
+        account,
+        conversation,
+    );
+    record.moves(moves && attempt.status.is_success());
     Ok((attempt, remember))
 }
 
-fn read_envelope(body: &[u8]) -> Result<Envelope, Error> {
-    let envelope = Envelope::read(body).map_err(|error| Error::BadJson {
-        message: error.message,
-        line: error.line,
-        column: error.column,
-    })?;
-    let too_long = |value: &Option<String>| {
-        value
-            .as_ref()
-            .is_some_and(|value| value.len() > crate::limits::REFERENCE_BYTES_MAX)
-    };
+/// What a request says of itself. Where a model is asked, it must be an object; elsewhere any body
+/// passes, and what looks like an id in it is looked up.
+fn read_envelope(question: &Question) -> Result<Envelope, Error> {
+    let body = question.body.whole();
+    if question.endpoint.api().is_none() {
+        let mut envelope = Envelope::read(body).unwrap_or_default();
+        envelope.ids = request::mentioned(body).map_err(unreadable)?;
+        let in_path = question.endpoint.mentioned.iter();
+        envelope.ids.extend(in_path.map(|id| request::Named {
+            kind: ReferenceKind::Mentioned,
+            id: id.clone(),
+        }));
+        return Ok(envelope);
+    }
+    let envelope = Envelope::read(body).map_err(unreadable)?;
+    let too_long = |value: &str| value.len() > limits::REFERENCE_BYTES_MAX;
     for (parameter, value) in [
         ("previous_response_id", &envelope.previous_response_id),
+        ("conversation", &envelope.conversation),
         ("prompt_cache_key", &envelope.prompt_cache_key),
     ] {
-        if too_long(value) {
+        if value.as_deref().is_some_and(too_long) {
             return Err(Error::InvalidReference { parameter });
         }
+    }
+    if envelope.ids.iter().any(|named| too_long(&named.id)) {
+        return Err(Error::InvalidReference { parameter: "input" });
     }
     Ok(envelope)
 }
 
-/// The request as this account gets it: the client's bytes, and what the client left out.
-fn outgoing(question: &Question, envelope: &Envelope, kind: Kind, conversation: ConversationId) -> Outgoing {
-    let cache_key = conversation.0.hyphenated().to_string();
-    let splices = envelope.fill_in(Some(&cache_key), kind.wants_sealed_reasoning(envelope.store));
+fn unreadable(error: Unreadable) -> Error {
+    match error {
+        Unreadable::NotAnObject(error) => Error::BadJson {
+            message: error.message,
+            line: error.line,
+            column: error.column,
+        },
+        Unreadable::Extravagant(how) => Error::Extravagant(how),
+    }
+}
+
+/// The request as this account gets it: the client's bytes, what the client left out, and without
+/// what the account cannot read.
+fn outgoing(
+    question: &Question,
+    envelope: &Envelope,
+    kind: Kind,
+    conversation: ConversationId,
+    strip: Strip,
+) -> Outgoing {
+    let api = question.endpoint.api();
+    let body = match &question.body {
+        Content::Passing(body) => OutgoingBody::Passing(body.clone()),
+        Content::Whole(body) => {
+            let cache_key = conversation.0.hyphenated().to_string();
+            let stores = envelope.store.unwrap_or(true);
+            let mut splices = match api {
+                None => Vec::new(),
+                Some(api) => envelope.fill_in(Fill {
+                    cache_key: api.takes_cache_key().then_some(cache_key.as_str()),
+                    sealed_reasoning: api == Api::Responses && kind.wants_sealed_reasoning(stores),
+                    usage: api.is_chat(),
+                }),
+            };
+            splices.extend(request::without_reasoning(body, strip));
+            splices.sort_by_key(|splice| splice.range.start);
+            OutgoingBody::Pieces(request::spliced(body, splices))
+        }
+    };
     let path_and_query = match &question.query {
-        Some(query) => format!("{}?{query}", question.endpoint),
-        None => question.endpoint.to_owned(),
+        Some(query) => format!("{}?{query}", question.path),
+        None => question.path.clone(),
     };
     Outgoing {
-        method: Method::POST,
+        method: question.method.clone(),
         path_and_query,
         headers: headers::for_upstream(&question.headers),
-        body: request::spliced(&question.body, splices),
+        body,
     }
 }
 
 /// The attempts of one exchange.
 struct Turn<'a> {
     gateway: &'a Arc<Gateway>,
-    found: &'a [Found],
-    /// The hard reference in clear, for the error that names it.
-    hard: Option<&'a str>,
-    /// The model that the request names.
-    model: Option<&'a str>,
+    question: &'a Question,
+    envelope: &'a Envelope,
+    located: &'a mut Located,
+    terms: Terms,
     /// Whether a new conversation begins.
     begins: bool,
     began: Instant,
@@ -239,25 +348,50 @@ struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    fn plan(&self, record: &mut Record) -> Result<Plan, Error> {
-        let plan = affinity::plan(self.found, &self.gateway.pool.view(self.model, now_ms()));
-        record.row().affinity_by = plan.by;
-        match &plan.decision {
-            Decision::Unknown => {
-                record.row().affinity = Affinity::Unknown;
-                Err(Error::PreviousResponseNotFound(
-                    self.hard.unwrap_or_default().to_owned(),
-                ))
+    /// Decides. A hard reference that nobody knows is asked for first.
+    async fn plan(&mut self, record: &mut Record) -> Result<Plan, Error> {
+        loop {
+            let accounts = self.gateway.view(self.envelope.model.as_deref());
+            let found = &self.located.found;
+            let plan = affinity::plan(found, &accounts, self.terms);
+            record.planned(&plan, affinity::short(&plan, found, &accounts));
+            match plan.decision {
+                Decision::Unknown(position) => {
+                    record.row().affinity = Affinity::Unknown;
+                    asking::find_owner(self.gateway, self.question, self.located, position).await?;
+                }
+                Decision::Conflict(first, second) => {
+                    record.row().affinity = Affinity::Refused;
+                    return Err(self.located.conflict(first, second, &accounts));
+                }
+                Decision::OwnerGone(account) => {
+                    record.row().affinity = Affinity::Refused;
+                    record.row().account = Some(account);
+                    return Err(Error::Unavailable {
+                        account: None,
+                        reason: "the account that holds this conversation was removed".to_owned(),
+                    });
+                }
+                _ => return Ok(plan),
             }
-            Decision::OwnerGone(account) => {
-                record.row().affinity = Affinity::Refused;
-                record.row().account = Some(*account);
-                Err(Error::Unavailable {
-                    account: None,
-                    reason: "the account that holds this conversation was removed".to_owned(),
-                })
-            }
-            _ => Ok(plan),
+        }
+    }
+
+    /// How the answer is read.
+    fn reads(&self) -> Reads {
+        let stream = self.envelope.stream;
+        match self.question.endpoint.role {
+            Role::Generate(api) if api.is_chat() => Reads::Chat {
+                stream,
+                hides_usage: self.envelope.lacks_usage(),
+            },
+            Role::Generate(_) => Reads::Response { stream },
+            Role::Create => Reads::Object,
+            Role::Use if self.question.endpoint.name == "/responses/{id}" => Reads::Response {
+                stream: self.question.asks_for_stream(),
+            },
+            Role::Other if self.question.method == Method::POST => Reads::Object,
+            _ => Reads::Nothing,
         }
     }
 
@@ -303,7 +437,8 @@ impl Turn<'_> {
         Wish {
             decision: &plan.decision,
             tried: &self.tried,
-            model: self.model,
+            model: self.envelope.model.as_deref(),
+            without_model: &plan.without_model,
             begins: self.begins,
         }
     }
@@ -317,6 +452,16 @@ impl Turn<'_> {
         record: &mut Record,
     ) -> Result<Option<Attempt>, Error> {
         let pinned = matches!(plan.decision, Decision::Pinned(_));
+        if failed.seal_is_unreadable && plan.strip != Strip::All && !self.envelope.sealed.is_empty() {
+            self.terms.without_reasoning = true;
+            self.last = Some(failed);
+            return Ok(None);
+        }
+        if failed.code.as_deref() == Some(MODEL_NOT_FOUND) && !pinned && self.may_try_another(record) {
+            self.tried.push(failed.account.id);
+            self.last = Some(failed);
+            return Ok(None);
+        }
         // An account that is limited is kept away by its status, and may be asked again after it.
         if failed.signal.is_none() {
             self.tried.push(failed.account.id);
@@ -330,7 +475,11 @@ impl Turn<'_> {
             false => pool.answered(failed.account.id),
         }
         if let Some(signal) = failed.signal.clone()
-            && let Some(changed) = pool.note(failed.account.id, &signal.of_model(self.model), now_ms())
+            && let Some(changed) = pool.note(
+                failed.account.id,
+                &signal.of_model(self.envelope.model.as_deref()),
+                now_ms(),
+            )
         {
             tracing::warn!(
                 account = failed.account.name,
@@ -357,6 +506,11 @@ impl Turn<'_> {
             Next::Again => Ok(None),
             Next::GiveUp => self.give_up(plan, record).map(Some),
         }
+    }
+
+    /// Another account may have the model, whatever their lists say.
+    fn may_try_another(&mut self, record: &mut Record) -> bool {
+        record.row().attempts < limits::ATTEMPTS_MAX && self.tried.len() + 1 < self.gateway.pool.len()
     }
 
     /// Whether the last failure is one that the client can be told as it is.
@@ -388,7 +542,9 @@ impl Turn<'_> {
 
     /// The owner itself says that it does not hold the response any more: so it is unknown.
     async fn forget_lost_response(&self, failed: &Failed) {
-        if let (Some(digest), Some(LOST)) = (references::followed(self.found), failed.code.as_deref()) {
+        if let (Some(digest), Some(LOST)) =
+            (references::followed(&self.located.found), failed.code.as_deref())
+        {
             let work = Work {
                 forget: Some(digest),
                 ..Work::default()
@@ -431,16 +587,29 @@ fn no_lease(none: NoLease, now_ms: i64) -> Error {
 }
 
 impl Gateway {
+    /// How the accounts look to the planner for a request of this model.
+    pub fn view(&self, _model: Option<&str>) -> Vec<AccountView> {
+        self.pool.view(_model, now_ms())
+    }
+
     /// Whether the gateway has been told to stop.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
 }
 
-/// How the answer of a request will travel.
-fn transport(envelope: &Envelope) -> Transport {
-    match envelope.stream {
-        true => Transport::Sse,
-        false => Transport::Json,
+impl Question {
+    /// Whether the answer of a request that has no body is to be a stream.
+    fn asks_for_stream(&self) -> bool {
+        let query = self.query.as_deref().unwrap_or_default();
+        query.split('&').any(|pair| pair == "stream=true")
+    }
+
+    /// How the answer will travel.
+    fn transport(&self, envelope: &Envelope) -> Transport {
+        match envelope.stream || self.asks_for_stream() {
+            true => Transport::Sse,
+            false => Transport::Json,
+        }
     }
 }

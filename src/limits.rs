@@ -46,6 +46,45 @@ pub const NAME_BYTES_MAX: usize = 256;
 /// upstream can make us write. At it: further items are not recorded.
 pub const ITEMS_PER_RESPONSE_MAX: usize = 256;
 
+/// Ids that one request points with. A long conversation by references alone has some hundred.
+/// At it: 400, `invalid_reference`; each of them is looked up, so there must be an end.
+pub const REFERENCES_PER_REQUEST_MAX: usize = 4096;
+
+/// The newest sealed items of a request by which its owner is looked for. All of a conversation are
+/// usually of one owner; the window is wide enough to find where it changed. At it: older ones are
+/// not looked up.
+pub const SEALED_ITEMS_READ: usize = 32;
+
+/// The newest items that are sent whole with their ids, and looked up. One would do, were all of
+/// them recorded. At it: older ones are not looked up.
+pub const ITEM_IDS_READ: usize = 4;
+
+/// How deep a body may be nested in which ids are looked for. What people write is a dozen deep,
+/// schemas some dozen. At it: 400, `invalid_reference`.
+pub const BODY_DEPTH_MAX: usize = 512;
+
+/// The reasons that a row keeps for where its request went: a dozen references with their owners.
+/// Longer: cut.
+pub const REASONS_BYTES_MAX: usize = 400;
+
+/// How long accounts are asked who holds an id that nobody knows. Retrieving takes a fraction of a
+/// second. At it: whoever has not answered does not hold it.
+pub const ASKING: Duration = Duration::from_secs(5);
+
+/// Accounts, of different state domains, that are asked for one id. A home has fewer. At it: the
+/// others are not asked.
+pub const ASKED_MAX: usize = 16;
+
+/// Ids that were asked for and not found, kept in memory. At it: further ones are asked for again.
+pub const UNFOUND_MAX: usize = 4096;
+
+/// How long an id that was not found is not asked for again: longer than a client's quick retries.
+pub const UNFOUND_TTL: Duration = Duration::from_secs(30);
+
+/// The body of an upload that is passed on while it comes. OpenAI takes files of 512 MB, and 8 GB
+/// in parts. Larger: the upload is cut, 413.
+pub const UPLOAD_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+
 /// The time to connect to an upstream. A home line needs a tenth of it. At it: the attempt failed,
 /// nothing was sent, another account may be tried.
 pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(10);
@@ -162,6 +201,14 @@ pub const SESSION_TTL: Duration = Duration::from_secs(4 * 3600);
 /// The steps of a lifetime in which expiries are told: its end may come late by one of them, ten
 /// minutes in 30 days.
 pub const EXPIRY_STEPS: u32 = 4096;
+
+/// How long a preference may be served elsewhere before it moves there: as long as a prompt cache
+/// lives without use. Before it, the cache at home is still warm; after it, the other one is warmer.
+pub const DETOUR_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// Conversations, files and other things with ids, after their last use. The upstream keeps them
+/// until they are deleted. At it: the id is unknown, and asked for.
+pub const OBJECT_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How much of a soft reference's life must have passed before its expiry is written again: a
 /// share of 1/8. It keeps a busy session from writing at every turn.

@@ -90,6 +90,8 @@ pub struct Wish<'a> {
     pub tried: &'a [AccountId],
     /// The model that it names.
     pub model: Option<&'a str>,
+    /// Those that do not have it, while others do.
+    pub without_model: &'a [AccountId],
     /// Whether a new conversation begins: that is not for a draining account.
     pub begins: bool,
 }
@@ -215,9 +217,9 @@ impl Pool {
     /// How the accounts look to the planner, for a request that names a model.
     pub fn view(&self, model: Option<&str>, now_ms: i64) -> Vec<AccountView> {
         let view = |member: &Member| AccountView {
-            id: member.account.id,
-            state_domain: member.account.state_domain.clone(),
+            account: member.account.clone(),
             usability: member.standing.usability(member.account.switch, model, now_ms),
+            offers_model: None,
         };
         self.members().list.iter().map(view).collect()
     }
@@ -378,7 +380,7 @@ impl Members {
             Decision::Pinned(ids) => (ids.iter().filter_map(position).collect(), true),
             Decision::Preferred(home) => (self.untried(wish, Some(*home)), false),
             Decision::Free => (self.untried(wish, None), false),
-            Decision::OwnerGone(_) | Decision::Unknown => (Vec::new(), true),
+            Decision::OwnerGone(_) | Decision::Unknown(_) | Decision::Conflict(..) => (Vec::new(), true),
         }
     }
 
@@ -388,7 +390,8 @@ impl Members {
         let may_serve = |index: &usize| {
             let account = &self.list[*index].account;
             let goes_on = home == Some(account.id) && !wish.begins;
-            !wish.tried.contains(&account.id) && (account.switch != Switch::Draining || goes_on)
+            let has_model = !wish.without_model.contains(&account.id);
+            has_model && !wish.tried.contains(&account.id) && (account.switch != Switch::Draining || goes_on)
         };
         (0..self.list.len()).filter(may_serve).collect()
     }
@@ -619,6 +622,7 @@ mod tests {
 
     fn wish<'a>(decision: &'a Decision, tried: &'a [AccountId]) -> Wish<'a> {
         Wish {
+            without_model: &[],
             decision,
             tried,
             model: Some("m"),

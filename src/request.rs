@@ -4,16 +4,28 @@
 //! Moorage adds is spliced in between slices of the original bytes, so everything else arrives at
 //! the upstream as the client wrote it: white space, order, escapes, numbers of any length.
 
+pub mod endpoint;
+mod ids;
+mod input;
+mod strip;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
+use crate::affinity::ReferenceKind;
 use crate::limits;
+
+pub use ids::mentioned;
+use input::{Input, InputSeed};
+pub use input::{Sealed, SealedBy};
+pub use strip::without_reasoning;
 
 /// What routing knows of a request body.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,10 +35,19 @@ pub struct Envelope {
     /// Whether the answer is to be a stream. This alone decides: SDKs send `Accept:
     /// application/json` with streams, too.
     pub stream: bool,
-    /// Whether the upstream keeps the response; the Responses API's default is `true`.
-    pub store: bool,
+    /// Whether the upstream is to keep the response, where the client says so. Else it does in the
+    /// Responses API, and does not in a chat.
+    pub store: Option<bool>,
     /// The response that this one follows.
     pub previous_response_id: Option<String>,
+    /// The conversation that it belongs to.
+    pub conversation: Option<String>,
+    /// Ids in input and tools: item references, files, vector stores, containers, each once.
+    pub ids: Vec<Named>,
+    /// Reasoning and compaction that only its maker can read, oldest first: the newest of it.
+    pub sealed: Vec<Sealed>,
+    /// Ids of items that are sent whole, the newest of them, oldest first.
+    pub item_ids: Vec<String>,
     /// The cache key that the client named.
     pub prompt_cache_key: Option<String>,
     /// The service tier that the client asked for.
@@ -42,9 +63,14 @@ pub struct Envelope {
     /// Whether the input holds more than what people write: answers, calls, reasoning. It is then
     /// the continuation of a conversation by a client that sends all of it at each turn.
     pub has_history: bool,
+    /// Digest of instructions and tools: what tells the agents apart that share a session. In a chat
+    /// its system messages are the instructions.
+    pub lane: [u8; 32],
     /// Digest of what stays the same at the head of a conversation: model, instructions, tools and
     /// the first user message. `None` without a user message.
     pub prefix: Option<[u8; 32]>,
+    /// What a stream of a chat says of its figures.
+    stream_options: StreamOptions,
     /// Where a member can be put in: the position of the closing brace.
     insert_at: usize,
     /// Whether the object has no members.
@@ -52,6 +78,48 @@ pub struct Envelope {
     /// Where `prompt_cache_key` and `include` stand as `null`.
     null_cache_key: Option<Range<usize>>,
     null_include: Option<Range<usize>>,
+}
+
+/// An id that a request points with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Named {
+    /// How it points.
+    pub kind: ReferenceKind,
+    /// The id.
+    pub id: String,
+}
+
+/// `stream_options` as they stand.
+#[derive(Debug, Clone, Default, PartialEq)]
+enum StreamOptions {
+    #[default]
+    Absent,
+    /// Stands as `null`, or says no to figures there.
+    Replace(Range<usize>, &'static str),
+    /// An object without `include_usage`, whose first member would stand there.
+    Insert(usize, &'static str),
+    /// Asks for figures, or is something that the upstream must judge.
+    AsItIs,
+}
+
+/// What is filled in where the client left it out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Fill<'a> {
+    /// `prompt_cache_key`.
+    pub cache_key: Option<&'a str>,
+    /// `include`, with reasoning in sealed form.
+    pub sealed_reasoning: bool,
+    /// `stream_options`, with figures at the end of a stream.
+    pub usage: bool,
+}
+
+/// Why a body was not read.
+#[derive(Debug)]
+pub enum Unreadable {
+    /// The body is no JSON object.
+    NotAnObject(NotAnObject),
+    /// It is nested deeper, or points with more ids, than any real request.
+    Extravagant(&'static str),
 }
 
 /// The body is no JSON object.
@@ -70,22 +138,31 @@ impl Envelope {
     /// the upstream's part.
     ///
     /// # Errors
-    /// Only if the body is not one JSON object.
-    pub fn read(body: &[u8]) -> Result<Envelope, NotAnObject> {
+    /// Only if the body is not one JSON object, or beyond all measure.
+    pub fn read(body: &[u8]) -> Result<Envelope, Unreadable> {
         // A lone surrogate where the input has no text is legal JSON that a reader of text refuses:
         // such a body passes, and only its input stays unread.
         let fields = Fields::read(body, true).or_else(|_| Fields::read(body, false));
-        let fields = fields.map_err(|error| NotAnObject {
-            message: without_position(&error),
-            line: error.line(),
-            column: error.column(),
+        let fields = fields.map_err(|error| {
+            Unreadable::NotAnObject(NotAnObject {
+                message: without_position(&error),
+                line: error.line(),
+                column: error.column(),
+            })
         })?;
-        Ok(fields.envelope(body))
+        let mut envelope = fields.envelope(body);
+        ids::read_into(body, &mut envelope.ids)?;
+        Ok(envelope)
     }
 
-    /// The edits that fill in what the client left out: at most a cache key and an `include`. A
-    /// member that is there as `null` is replaced where it stands.
-    pub fn fill_in(&self, cache_key: Option<&str>, sealed_reasoning: bool) -> Vec<Splice> {
+    /// Whether a stream tells its figures only because Moorage asks for them.
+    pub fn lacks_usage(&self) -> bool {
+        self.stream && self.stream_options != StreamOptions::AsItIs
+    }
+
+    /// The edits that fill in what the client left out. A member that is there as `null` is replaced
+    /// where it stands.
+    pub fn fill_in(&self, with: Fill<'_>) -> Vec<Splice> {
         let mut splices = Vec::new();
         let mut members = String::new();
         let mut fill = |null: &Option<Range<usize>>, name: &str, value: String| match null {
@@ -100,19 +177,33 @@ impl Envelope {
                 members.push_str(&format!("\"{name}\":{value}"));
             }
         };
-        if let (Some(key), false) = (cache_key, self.has_cache_key) {
+        if let (Some(key), false) = (with.cache_key, self.has_cache_key) {
             let value = serde_json::Value::from(key).to_string();
             fill(&self.null_cache_key, "prompt_cache_key", value);
         }
-        if sealed_reasoning && self.has_reasoning && !self.has_include {
+        if with.sealed_reasoning && self.has_reasoning && !self.has_include {
             let value = r#"["reasoning.encrypted_content"]"#.to_owned();
             fill(&self.null_include, "include", value);
+        }
+        if with.usage && self.stream && self.stream_options == StreamOptions::Absent {
+            fill(&None, "stream_options", r#"{"include_usage":true}"#.to_owned());
         }
         if !members.is_empty() {
             splices.push(Splice {
                 range: self.insert_at..self.insert_at,
                 with: members.into(),
             });
+        }
+        match &self.stream_options {
+            StreamOptions::Replace(range, value) if with.usage && self.stream => splices.push(Splice {
+                range: range.clone(),
+                with: Bytes::from_static(value.as_bytes()),
+            }),
+            StreamOptions::Insert(at, member) if with.usage && self.stream => splices.push(Splice {
+                range: *at..*at,
+                with: Bytes::from_static(member.as_bytes()),
+            }),
+            _ => {}
         }
         splices.sort_by_key(|splice| splice.range.start);
         splices
@@ -160,13 +251,15 @@ struct Fields<'a> {
     stream: Option<&'a RawValue>,
     store: Option<&'a RawValue>,
     previous_response_id: Option<&'a RawValue>,
+    conversation: Option<&'a RawValue>,
     prompt_cache_key: Option<&'a RawValue>,
     service_tier: Option<&'a RawValue>,
+    stream_options: Option<&'a RawValue>,
     include: Option<&'a RawValue>,
     reasoning: Option<&'a RawValue>,
     instructions: Option<&'a RawValue>,
     tools: Option<&'a RawValue>,
-    input: Input,
+    input: Input<'a>,
     is_empty: bool,
 }
 
@@ -179,28 +272,37 @@ impl<'a> Fields<'a> {
     }
 
     fn envelope(self, body: &[u8]) -> Envelope {
+        let mut head = Sha256::new();
+        for part in [self.instructions, self.tools] {
+            let text = part.map_or("", RawValue::get);
+            head.update((text.len() as u64).to_le_bytes());
+            head.update(text);
+        }
+        head.update(self.input.instructions.unwrap_or_default());
+        let lane: [u8; 32] = head.finalize().into();
         let prefix = self.input.first_user_message.map(|message| {
-            let mut digest = Sha256::new();
-            for part in [self.model, self.instructions, self.tools] {
-                let text = part.map_or("", RawValue::get);
-                digest.update((text.len() as u64).to_le_bytes());
-                digest.update(text);
-            }
-            digest.update(message);
-            digest.finalize().into()
+            let model = self.model.map_or("", RawValue::get);
+            let digest = Sha256::new().chain_update(lane).chain_update(message);
+            digest.chain_update(model).finalize().into()
         });
         Envelope {
             model: name(self.model),
             stream: truth(self.stream).unwrap_or(false),
-            store: truth(self.store).unwrap_or(true),
+            store: truth(self.store),
             previous_response_id: text(self.previous_response_id),
+            conversation: conversation(self.conversation),
             prompt_cache_key: text(self.prompt_cache_key),
             service_tier: name(self.service_tier),
+            stream_options: stream_options(self.stream_options, body),
             has_include: present(self.include),
             has_cache_key: present(self.prompt_cache_key),
             has_reasoning: present(self.reasoning),
             input_items: self.input.items,
             has_history: self.input.has_history,
+            sealed: self.input.sealed(),
+            item_ids: self.input.newest_item_ids(),
+            ids: self.input.references,
+            lane,
             prefix,
             insert_at: body.iter().rposition(|byte| *byte == b'}').unwrap_or(0),
             is_empty: self.is_empty,
@@ -227,9 +329,57 @@ fn present(value: Option<&RawValue>) -> bool {
 }
 
 fn null_span(value: Option<&RawValue>, body: &[u8]) -> Option<Range<usize>> {
-    let text = value?.get();
+    let value = value.filter(|value| value.get() == "null")?;
+    Some(span(value, body))
+}
+
+/// Where a value stands in the body that it was read from.
+fn span(value: &RawValue, body: &[u8]) -> Range<usize> {
+    let text = value.get();
     let start = text.as_ptr() as usize - body.as_ptr() as usize;
-    (text == "null").then(|| start..start + text.len())
+    start..start + text.len()
+}
+
+/// The id of a conversation, which may stand in an object.
+fn conversation(value: Option<&RawValue>) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Object {
+        id: String,
+    }
+    let text = value?.get();
+    let object = || serde_json::from_str::<Object>(text).ok().map(|object| object.id);
+    serde_json::from_str(text).ok().or_else(object)
+}
+
+fn stream_options(value: Option<&RawValue>, body: &[u8]) -> StreamOptions {
+    #[derive(Deserialize)]
+    struct Object<'a> {
+        #[serde(default, borrow)]
+        include_usage: Option<&'a RawValue>,
+    }
+    const ASKED: &str = r#"{"include_usage":true}"#;
+    let Some(value) = value else {
+        return StreamOptions::Absent;
+    };
+    if value.get() == "null" {
+        return StreamOptions::Replace(span(value, body), ASKED);
+    }
+    match serde_json::from_str::<Object<'_>>(value.get()) {
+        Ok(Object { include_usage: None }) => {
+            let start = span(value, body).start + 1;
+            let is_empty = value.get()[1..].trim_start().starts_with('}');
+            let member = if is_empty {
+                "\"include_usage\":true"
+            } else {
+                "\"include_usage\":true,"
+            };
+            StreamOptions::Insert(start, member)
+        }
+        Ok(Object {
+            include_usage: Some(asked),
+        }) if matches!(asked.get(), "false" | "null") => StreamOptions::Replace(span(asked, body), "true"),
+        _ => StreamOptions::AsItIs,
+    }
 }
 
 struct ObjectVisitor {
@@ -255,6 +405,8 @@ impl<'de> Visitor<'de> for ObjectVisitor {
                 b"stream" => &mut fields.stream,
                 b"store" => &mut fields.store,
                 b"previous_response_id" => &mut fields.previous_response_id,
+                b"conversation" => &mut fields.conversation,
+                b"stream_options" => &mut fields.stream_options,
                 b"prompt_cache_key" => &mut fields.prompt_cache_key,
                 b"service_tier" => &mut fields.service_tier,
                 b"include" => &mut fields.include,
@@ -262,7 +414,11 @@ impl<'de> Visitor<'de> for ObjectVisitor {
                 b"instructions" => &mut fields.instructions,
                 b"tools" => &mut fields.tools,
                 b"input" if self.with_input => {
-                    fields.input = map.next_value_seed(InputSeed)?;
+                    fields.input = map.next_value_seed(InputSeed { is_chat: false })?;
+                    continue;
+                }
+                b"messages" if self.with_input => {
+                    fields.input = map.next_value_seed(InputSeed { is_chat: true })?;
                     continue;
                 }
                 _ => {
@@ -311,159 +467,6 @@ impl<'de> Visitor<'de> for Name {
     }
 }
 
-/// What is known of `input` after one pass.
-#[derive(Default)]
-struct Input {
-    items: u64,
-    has_history: bool,
-    first_user_message: Option<[u8; 32]>,
-}
-
-impl Input {
-    fn add(&mut self, item: Item<'_>) {
-        self.items += 1;
-        // An item with a role is a message; messages may leave their type out.
-        match (item.kind.as_deref(), item.role.as_deref()) {
-            (None | Some("message"), Some("user")) => {
-                if let (None, Some(content)) = (self.first_user_message, item.content) {
-                    self.first_user_message = Some(Sha256::digest(content.get()).into());
-                }
-            }
-            (None | Some("message"), Some("system" | "developer")) => {}
-            (Some("additional_tools" | "configuration_update" | "compaction_trigger"), _) => {}
-            _ => self.has_history = true,
-        }
-    }
-}
-
-struct InputSeed;
-
-impl<'de> DeserializeSeed<'de> for InputSeed {
-    type Value = Input;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Input, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-/// Input of a type that the API does not know is the upstream's to refuse: it counts as empty.
-macro_rules! visit_scalars_as {
-    ($value:expr) => {
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-    };
-}
-
-impl<'de> Visitor<'de> for InputSeed {
-    type Value = Input;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the input")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Input, E> {
-        Ok(Input {
-            items: 1,
-            has_history: false,
-            first_user_message: Some(Sha256::digest(text).into()),
-        })
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Input, A::Error> {
-        let mut input = Input::default();
-        while let Some(item) = items.next_element_seed(ItemSeed {
-            with_content: input.first_user_message.is_none(),
-        })? {
-            input.add(item);
-        }
-        Ok(input)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Input, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Input::default())
-    }
-
-    visit_scalars_as!(Input::default());
-}
-
-/// What is read of one input item.
-#[derive(Default)]
-struct Item<'a> {
-    kind: Option<Cow<'a, str>>,
-    role: Option<Cow<'a, str>>,
-    content: Option<&'a RawValue>,
-}
-
-struct ItemSeed {
-    /// Whether the content is still looked for: only the first user message's is.
-    with_content: bool,
-}
-
-impl<'de> DeserializeSeed<'de> for ItemSeed {
-    type Value = Item<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Item<'de>, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for ItemSeed {
-    type Value = Item<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an input item")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Item<'de>, A::Error> {
-        let mut item = Item::default();
-        while let Some(name) = map.next_key_seed(Name)? {
-            match name.as_ref() {
-                b"type" => item.kind = word(map.next_value()?),
-                b"role" => item.role = word(map.next_value()?),
-                b"content" if self.with_content => item.content = Some(map.next_value()?),
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(item)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Item<'de>, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Item::default())
-    }
-
-    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Item<'de>, E> {
-        Ok(Item::default())
-    }
-
-    visit_scalars_as!(Item::default());
-}
-
-/// A short word, without a copy where it has no escapes.
-fn word(value: &RawValue) -> Option<Cow<'_, str>> {
-    let inner = value.get().strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') {
-        return serde_json::from_str(value.get()).ok().map(Cow::Owned);
-    }
-    Some(Cow::Borrowed(inner))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -474,7 +477,11 @@ mod tests {
 
     fn filled(body: &str, key: Option<&str>, sealed: bool) -> String {
         let bytes = Bytes::copy_from_slice(body.as_bytes());
-        let splices = read(body).fill_in(key, sealed);
+        let splices = read(body).fill_in(Fill {
+            cache_key: key,
+            sealed_reasoning: sealed,
+            usage: false,
+        });
         let pieces = spliced(&bytes, splices);
         String::from_utf8(pieces.concat()).unwrap()
     }
@@ -486,7 +493,7 @@ mod tests {
                  "previous_response_id":"resp_1","service_tier":"flex" } "#,
         );
         assert_eq!(envelope.model.as_deref(), Some("gpt-5.6"));
-        assert!(envelope.stream && !envelope.store);
+        assert!(envelope.stream && envelope.store == Some(false));
         assert_eq!(envelope.previous_response_id.as_deref(), Some("resp_1"));
         assert_eq!(envelope.service_tier.as_deref(), Some("flex"));
         assert_eq!(envelope.input_items, 1);
@@ -544,12 +551,104 @@ mod tests {
 
     #[test]
     fn what_is_no_object_is_refused_with_its_position() {
-        let error = Envelope::read(b"{\"a\":1,\n oops}").unwrap_err();
+        let Err(Unreadable::NotAnObject(error)) = Envelope::read(b"{\"a\":1,\n oops}") else {
+            panic!("it is no object");
+        };
         assert_eq!((error.line, error.column), (2, 2));
         assert!(!error.message.contains("line"));
         for body in ["", "[]", "{} {}", "nul", "{\"a\":}", "\"x\""] {
             assert!(Envelope::read(body.as_bytes()).is_err(), "{body}");
         }
+    }
+
+    #[test]
+    fn figures_are_asked_for_where_the_client_did_not() {
+        let asked = |body: &str| {
+            let bytes = Bytes::copy_from_slice(body.as_bytes());
+            let splices = read(body).fill_in(Fill {
+                usage: true,
+                ..Fill::default()
+            });
+            String::from_utf8(spliced(&bytes, splices).concat()).unwrap()
+        };
+        let cases = [
+            (
+                r#"{"stream":true}"#,
+                r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
+            ),
+            (
+                r#"{"stream":true,"stream_options": null }"#,
+                r#"{"stream":true,"stream_options": {"include_usage":true} }"#,
+            ),
+            (
+                r#"{"stream":true,"stream_options":{ "x":1}}"#,
+                r#"{"stream":true,"stream_options":{"include_usage":true, "x":1}}"#,
+            ),
+            (
+                r#"{"stream":true,"stream_options":{ }}"#,
+                r#"{"stream":true,"stream_options":{"include_usage":true }}"#,
+            ),
+            (
+                r#"{"stream_options":{"include_usage":false},"stream":true}"#,
+                r#"{"stream_options":{"include_usage":true},"stream":true}"#,
+            ),
+        ];
+        for (body, expected) in cases {
+            assert_eq!(asked(body), expected);
+            assert!(read(body).lacks_usage(), "{body}");
+        }
+        for body in [
+            r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
+            r#"{"stream":false}"#,
+        ] {
+            assert_eq!(asked(body), body);
+            assert!(!read(body).lacks_usage(), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_an_input_points_with_is_found_newest_last() {
+        let envelope = read(
+            r#"{"conversation":{"id":"conv_1"},"input":[
+                {"type":"item_reference","id":"msg_1"},{"id":"msg_2"},
+                {"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":"gA"},
+                {"type":"reasoning","id":"rs_2","summary":[],"encrypted_content":null},
+                {"type":"compaction","id":"cmp_1","encrypted_content":"gC"},
+                {"type":"message","id":"msg_3","role":"assistant","content":[]}]}"#,
+        );
+        assert_eq!(envelope.conversation.as_deref(), Some("conv_1"));
+        let ids: Vec<&str> = envelope.ids.iter().map(|named| named.id.as_str()).collect();
+        assert_eq!(ids, ["msg_1", "msg_2"]);
+        let sealed: Vec<(usize, bool)> = envelope
+            .sealed
+            .iter()
+            .map(|sealed| (sealed.position, sealed.is_compaction))
+            .collect();
+        assert_eq!(sealed, [(2, false), (3, false), (4, true)]);
+        assert_eq!(envelope.sealed[1].by, SealedBy::Id("rs_2".into()));
+        assert_eq!(envelope.item_ids, ["msg_3"]);
+        assert_eq!(
+            read(r#"{"conversation":"conv_2"}"#).conversation.as_deref(),
+            Some("conv_2")
+        );
+    }
+
+    #[test]
+    fn agents_are_told_apart_by_instructions_and_tools_and_by_nothing_else() {
+        let lane = |body: &str| read(body).lane;
+        let base = lane(r#"{"instructions":"a","tools":[],"input":"x","model":"m"}"#);
+        assert_eq!(
+            base,
+            lane(r#"{"instructions":"a","tools":[],"input":"y","model":"n"}"#)
+        );
+        assert_ne!(base, lane(r#"{"instructions":"b","tools":[]}"#));
+        assert_ne!(base, lane(r#"{"instructions":"a","tools":[{}]}"#));
+        let chat = |system: &str| {
+            lane(&format!(
+                r#"{{"messages":[{{"role":"system","content":"{system}"}},{{"role":"user","content":"x"}}]}}"#
+            ))
+        };
+        assert_ne!(chat("a"), chat("b"));
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! Ids, events and usage, read from what an upstream answers.
 
+pub mod chat;
 pub mod document;
 pub mod events;
 pub mod refusal;
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
 
 use crate::limits;
 
@@ -89,13 +93,16 @@ pub struct Usage {
 impl Usage {
     fn read(raw: &RawValue) -> Option<Usage> {
         let usage: UsageObject = serde_json::from_str(raw.get()).ok()?;
-        let input_details = usage.input_tokens_details.unwrap_or_default();
-        let output_details = usage.output_tokens_details.unwrap_or_default();
+        // The words of the Responses API, or else those of chat completions.
+        let input_details = usage.input_tokens_details.or(usage.prompt_tokens_details);
+        let input_details = input_details.unwrap_or_default();
+        let output_details = usage.output_tokens_details.or(usage.completion_tokens_details);
+        let output_details = output_details.unwrap_or_default();
         let figures = Usage {
-            input: usage.input_tokens,
+            input: usage.input_tokens.or(usage.prompt_tokens),
             cached: input_details.cached_tokens,
             cache_write: input_details.cache_write_tokens,
-            output: usage.output_tokens,
+            output: usage.output_tokens.or(usage.completion_tokens),
             reasoning: output_details.reasoning_tokens,
         };
         (figures != Usage::default()).then_some(figures)
@@ -119,8 +126,10 @@ pub struct Facts {
     pub error_code: Option<String>,
     /// What the error says, for the time it may name.
     pub error_message: Option<String>,
-    /// Ids of output items, in order of appearance, each once.
+    /// Ids of output items, and of what they use, in order of appearance, each once.
     pub items: Vec<String>,
+    /// Digests of what the items hold that only this account can read, each once.
+    pub sealed: Vec<[u8; 32]>,
 }
 
 impl Facts {
@@ -131,6 +140,29 @@ impl Facts {
             && self.items.len() < limits::ITEMS_PER_RESPONSE_MAX
         {
             self.items.push(id);
+        }
+    }
+
+    fn add_sealed(&mut self, content: &str) {
+        self.add_sealed_digest(Sha256::digest(content).into());
+    }
+
+    fn add_sealed_digest(&mut self, digest: [u8; 32]) {
+        if !self.sealed.contains(&digest) && self.sealed.len() < limits::ITEMS_PER_RESPONSE_MAX {
+            self.sealed.push(digest);
+        }
+    }
+
+    fn add_whole_item(&mut self, item: ItemObject<'_>) {
+        if let Some(id) = item.id {
+            self.add_item(id);
+        }
+        // The container that a tool ran in can be pointed at, too.
+        if let Some(id) = item.container_id {
+            self.add_item(id);
+        }
+        if let Some(content) = item.encrypted_content.and_then(|content| text(content.get())) {
+            self.add_sealed(&content);
         }
     }
 
@@ -164,10 +196,17 @@ impl Facts {
             self.error_code = Some(reason);
         }
         for item in response.output.unwrap_or_default() {
-            if let Some(id) = item.id {
-                self.add_item(id);
-            }
+            self.add_whole_item(item);
         }
+    }
+}
+
+/// A text without its quotes, and without a copy where it has no escapes; `None` for anything else.
+fn text(raw: &str) -> Option<Cow<'_, str>> {
+    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
+    match inner.contains('\\') {
+        true => serde_json::from_str(raw).ok().map(Cow::Owned),
+        false => Some(Cow::Borrowed(inner)),
     }
 }
 
@@ -206,6 +245,14 @@ struct UsageObject {
     output_tokens: Option<i64>,
     #[serde(default, deserialize_with = "lenient")]
     output_tokens_details: Option<OutputDetails>,
+    #[serde(default, deserialize_with = "lenient")]
+    prompt_tokens: Option<i64>,
+    #[serde(default, deserialize_with = "lenient")]
+    prompt_tokens_details: Option<InputDetails>,
+    #[serde(default, deserialize_with = "lenient")]
+    completion_tokens: Option<i64>,
+    #[serde(default, deserialize_with = "lenient")]
+    completion_tokens_details: Option<OutputDetails>,
 }
 
 #[derive(Deserialize, Default)]
@@ -234,8 +281,8 @@ struct ResponseObject<'a> {
     error: Option<ErrorObject>,
     #[serde(default, deserialize_with = "lenient")]
     incomplete_details: Option<IncompleteDetails>,
-    #[serde(default, deserialize_with = "lenient")]
-    output: Option<Vec<ItemObject>>,
+    #[serde(default, borrow, deserialize_with = "lenient")]
+    output: Option<Vec<ItemObject<'a>>>,
     #[serde(default, borrow)]
     usage: Option<&'a RawValue>,
 }
@@ -247,9 +294,13 @@ struct IncompleteDetails {
 }
 
 #[derive(Deserialize)]
-struct ItemObject {
+struct ItemObject<'a> {
     #[serde(default, deserialize_with = "lenient")]
     id: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    container_id: Option<String>,
+    #[serde(default, borrow, deserialize_with = "lenient")]
+    encrypted_content: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize, Default)]

@@ -37,6 +37,7 @@ use crate::metrics::Metrics;
 
 use checkpoint::Checkpoints;
 use lookups::Lookups;
+pub use lookups::known_owners;
 use recent::Recent;
 use settling::Settling;
 pub use sweep::Lifetimes;
@@ -182,14 +183,41 @@ impl Store {
             .iter()
             .map(|reference| self.recent.get(&reference.digest))
             .collect();
-        if owners.iter().any(Option::is_none) {
-            let found = self.lookups.owners(references.to_vec()).await?;
-            for (owner, found) in owners.iter_mut().zip(found) {
-                *owner = owner.or(found);
+        let missing = references
+            .iter()
+            .zip(&owners)
+            .filter(|(_, owner)| owner.is_none());
+        let missing: Vec<Reference> = missing.map(|(reference, _)| *reference).collect();
+        if !missing.is_empty() {
+            let found = self.lookups.owners(missing).await?;
+            let unknown = owners.iter_mut().filter(|owner| owner.is_none());
+            for (owner, found) in unknown.zip(found) {
+                *owner = found;
             }
         }
         let live = |owner: &Owner| owner.expires_at_ms > now_ms;
         Ok(owners.into_iter().map(|owner| owner.filter(live)).collect())
+    }
+
+    /// Which of these ids is the first that is known in any scope, also where it has expired in it.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn first_known_in_any_scope(&self, ids: Vec<Reference>) -> Result<Option<usize>, StoreError> {
+        let recent = self.recent.clone();
+        self.read(move |connection| {
+            let query = include_str!("../sql/queries/is_known_in_any_scope.sql");
+            let mut statement = connection.prepare_cached(query)?;
+            for (position, id) in ids.iter().enumerate() {
+                let [first, last] = id.in_any_scope();
+                let written: bool = statement.query_row([&first[..], &last[..]], |row| row.get(0))?;
+                if written || recent.knows_unwritten(&first, &last) {
+                    return Ok(Some(position));
+                }
+            }
+            Ok(None)
+        })
+        .await
     }
 
     /// Commits a piece of work; returns when it is written.

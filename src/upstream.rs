@@ -3,3 +3,4 @@
 mod client;
 pub mod headers;
 pub mod http;
+pub mod passing;

@@ -1,1 +1,2 @@
-INSERT INTO recent_references (digest, account_id, conversation, expires_at_ms) VALUES (?1, ?2, ?3, ?4)
+INSERT INTO recent_references (digest, account_id, conversation, expires_at_ms, detour_since_ms)
+VALUES (?1, ?2, ?3, ?4, ?5)

@@ -6,6 +6,7 @@ UPDATE requests SET
   model_served = ?12,
   service_tier = ?13,
   affinity = ?14,
+  affinity_by = ?15,
   attempts = ?16,
   status = ?17,
   outcome = ?18,
@@ -23,5 +24,6 @@ UPDATE requests SET
   overhead_us = ?32,
   price_id = ?33,
   cost_micros = ?34,
-  saved_micros = ?35
+  saved_micros = ?35,
+  reasons = ?36
 WHERE id = ?1 AND (?3 IS NOT NULL OR ended_at_ms IS NULL)

@@ -2,12 +2,12 @@
 -- account it points at: what was learnt last, and what has settled.
 CREATE VIEW known_references AS
 WITH recent AS (
-  SELECT digest, account_id, conversation, expires_at_ms, max(number) AS number
+  SELECT digest, account_id, conversation, expires_at_ms, detour_since_ms, max(number) AS number
   FROM recent_references
   GROUP BY digest
 )
-SELECT digest, account_id, conversation, expires_at_ms FROM recent
+SELECT digest, account_id, conversation, expires_at_ms, detour_since_ms FROM recent
 UNION ALL
-SELECT s.digest, s.account_id, s.conversation, s.expires_at_ms
+SELECT s.digest, s.account_id, s.conversation, s.expires_at_ms, s.detour_since_ms
 FROM settled_references AS s
 WHERE NOT EXISTS (SELECT 1 FROM recent_references AS r WHERE r.digest = s.digest);

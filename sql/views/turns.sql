@@ -32,7 +32,8 @@ SELECT
   r.first_byte_ms,
   r.first_output_ms,
   r.duration_ms,
-  r.overhead_us
+  r.overhead_us,
+  r.reasons
 FROM requests AS r
 LEFT JOIN client_keys AS k ON k.id = r.client_key_id
 LEFT JOIN accounts AS a ON a.id = r.account_id;

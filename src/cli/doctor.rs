@@ -13,7 +13,7 @@ use crate::config::{Config, Places};
 use crate::store::accounts::{self, StoredAccount};
 use crate::store::seal::{KeySource, Seal};
 use crate::store::{self, Connection, client_keys, history};
-use crate::upstream::http::{Outgoing, SendError, Upstream};
+use crate::upstream::http::{Outgoing, OutgoingBody, SendError, Upstream};
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
@@ -300,7 +300,7 @@ async fn ask_upstreams(findings: &mut Findings, accounts: Vec<Account>) -> anyho
             method: Method::GET,
             path_and_query: "/models".to_owned(),
             headers: HeaderMap::new(),
-            body: Vec::new(),
+            body: OutgoingBody::Pieces(Vec::new()),
         };
         let what = format!("{} at {}", account.name, account.base_url);
         let answer = match upstream.send(&account, models).await {

@@ -170,7 +170,7 @@ pub(super) fn fill(count: u64, config: &Config) -> anyhow::Result<()> {
 }
 
 /// What fits on a terminal of a turn's columns.
-const TURN_COLUMNS: [&str; 11] = [
+const TURN_COLUMNS: [&str; 12] = [
     "started_at",
     "account",
     "affinity",
@@ -182,9 +182,10 @@ const TURN_COLUMNS: [&str; 11] = [
     "cached_tokens",
     "output_tokens",
     "duration_ms",
+    "reasons",
 ];
 
-fn open(config: &Config) -> anyhow::Result<Connection> {
+pub(super) fn open(config: &Config) -> anyhow::Result<Connection> {
     anyhow::ensure!(
         config.database.exists(),
         "there is no database at {}; 'moorage serve' makes one",

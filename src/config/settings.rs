@@ -20,6 +20,14 @@ pub struct AffinitySettings {
     /// Lifetime of sessions, cache keys and prefixes after their last use.
     #[serde(deserialize_with = "duration")]
     pub session_ttl: Duration,
+    /// Lifetime of conversations, files and other things after their last use.
+    #[serde(deserialize_with = "duration")]
+    pub object_ttl: Duration,
+    /// How long a preference is served elsewhere before it moves there.
+    #[serde(deserialize_with = "duration")]
+    pub detour_max: Duration,
+    /// Whether the accounts are asked for an id that nobody knows.
+    pub ask_around: bool,
     /// How often what has expired is looked for.
     #[serde(deserialize_with = "duration")]
     pub sweep_interval: Duration,
@@ -36,6 +44,9 @@ impl Default for AffinitySettings {
         AffinitySettings {
             response_ttl: limits::RESPONSE_TTL,
             session_ttl: limits::SESSION_TTL,
+            object_ttl: limits::OBJECT_TTL,
+            detour_max: limits::DETOUR_MAX,
+            ask_around: true,
             sweep_interval: limits::SWEEP_INTERVAL,
             pin_wait: limits::PIN_WAIT,
             session_headers: SESSION_HEADERS.map(HeaderName::from_static).to_vec(),

@@ -214,6 +214,9 @@ impl AnswerBody {
         if outcome == Some(Outcome::Failed) && self.reader.facts.error_code.as_deref() == Some(LOST) {
             work.forget = self.remember.follows;
         }
+        if outcome == Some(Outcome::Completed) && self.status.is_success() {
+            work.forget = work.forget.or(self.remember.deletes.take());
+        }
         let row = self.record.for_refusal(&work);
         let written = self.gateway.store.write(work).await;
         if written.is_err() && !self.may_go_on() {
@@ -287,9 +290,9 @@ impl AnswerBody {
         Ok(Some(event))
     }
 
-    /// Whether an answer that is neither stream nor document is whole at its end.
+    /// Whether an answer that has not said so is whole at its end.
     fn is_whole(&self) -> bool {
-        !self.reader.is_events() && (!self.reader.is_document() || !self.status.is_success())
+        self.reader.may_just_end() || !self.status.is_success()
     }
 
     async fn end_whole(&mut self) -> Result<Option<Bytes>, Broken> {
@@ -305,7 +308,10 @@ impl AnswerBody {
         self.is_final = true;
         self.record.row().response_bytes = Some(self.response_bytes);
         let remember = self.remember.take_new(&self.reader.facts);
-        let work = self.record.finish(outcome, &self.reader.facts, remember);
+        let mut work = self.record.finish(outcome, &self.reader.facts, remember);
+        if outcome == Outcome::Completed {
+            work.forget = self.remember.deletes.take();
+        }
         match self.gateway.store.write(work).await {
             Err(StoreError::Unwritten) if self.may_go_on() => Ok(()),
             written => written,
@@ -314,6 +320,14 @@ impl AnswerBody {
 
     /// The terminal event that the upstream did not send.
     fn failed_event(&mut self, outcome: Outcome, said: &str) -> Bytes {
+        if self.reader.is_chat() {
+            drop(self.reader.rest());
+            let message = format!("{said} (moorage: {})", outcome.as_str());
+            let error = serde_json::json!({
+                "error": { "message": message, "type": "server_error", "param": null, "code": "server_error" },
+            });
+            return Bytes::from(format!("data: {error}\n\n"));
+        }
         let sequence_number = self.reader.last_sequence_number().map_or(0, |last| last + 1);
         let event = serde_json::json!({
             "type": "response.failed",

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::limits;
 use crate::pool::Lease;
 use crate::quota::Quota;
+use crate::response::chat;
 use crate::response::document::Scanner;
 use crate::response::events::{self, Meaning, Splitter};
 use crate::response::refusal::Refusal;
@@ -55,6 +56,8 @@ pub struct Failed {
     pub signal: Option<Signal>,
     /// The upstream's error code.
     pub code: Option<String>,
+    /// Whether it cannot read what another account has sealed.
+    pub seal_is_unreadable: bool,
     /// What the client is told if no other attempt is made: the upstream's own words, or ours.
     pub attempt: Result<Attempt, Box<Error>>,
 }
@@ -66,7 +69,7 @@ pub(super) async fn send(
     gateway: &Gateway,
     lease: Lease,
     outgoing: Outgoing,
-    stream: bool,
+    reads: Reads,
     movable: bool,
 ) -> Result<Attempt, Failed> {
     let account = lease.account().clone();
@@ -85,6 +88,7 @@ pub(super) async fn send(
             failure: Failure::Unanswered,
             signal: None,
             code: None,
+            seal_is_unreadable: false,
             attempt: Err(Box::new(error)),
         });
     }
@@ -101,7 +105,7 @@ pub(super) async fn send(
         });
     }
     let idle = gateway.settings.upstream_idle;
-    let reader = Reader::new(body, &headers, status, stream, idle);
+    let reader = Reader::new(body, &headers, status, reads, idle);
     let attempt = Attempt {
         account,
         lease: Some(lease),
@@ -114,7 +118,7 @@ pub(super) async fn send(
     if !status.is_success() {
         return Err(refused(attempt).await);
     }
-    hold_back(attempt, stream && movable).await
+    hold_back(attempt, reads.is_stream() && movable).await
 }
 
 fn not_answered(account: Arc<Account>, error: SendError) -> Failed {
@@ -141,6 +145,7 @@ fn not_answered(account: Arc<Account>, error: SendError) -> Failed {
         failure,
         signal: None,
         code: None,
+        seal_is_unreadable: false,
         attempt: Err(Box::new(error)),
     }
 }
@@ -177,6 +182,7 @@ fn failed(mut attempt: Attempt, refusal: Refusal) -> Failed {
         },
         signal,
         code: refusal.code,
+        seal_is_unreadable: refusal.seal_is_unreadable,
         attempt: Ok(attempt),
     }
 }
@@ -232,11 +238,42 @@ pub enum Step {
     Idle,
 }
 
+/// What an answer is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// A response, with its items and figures.
+    Response {
+        /// Whether it is asked for as a stream.
+        stream: bool,
+    },
+    /// A chat completion.
+    Chat {
+        /// Whether it is asked for as a stream.
+        stream: bool,
+        /// Whether the client did not ask for the figures at the end of the stream.
+        hides_usage: bool,
+    },
+    /// Something that was made, with its id. It may be anything.
+    Object,
+    /// Nothing: it passes.
+    Nothing,
+}
+
+impl Reads {
+    fn is_stream(self) -> bool {
+        matches!(
+            self,
+            Reads::Response { stream: true } | Reads::Chat { stream: true, .. }
+        )
+    }
+}
+
 /// Reads an answer while it passes: cuts it where it may be cut, and keeps what it tells.
 #[derive(Debug)]
 pub struct Reader {
     body: IncomingBody,
     form: Form,
+    reads: Reads,
     /// The outcome of an answer that tells none itself.
     at_end: Outcome,
     idle: Duration,
@@ -248,6 +285,8 @@ pub struct Reader {
     pub output_began: bool,
     /// A document that has ended.
     complete: bool,
+    /// A chat whose text has ended.
+    finished: bool,
     /// The last events, for the number of one of our own after them.
     last_events: Bytes,
 }
@@ -291,17 +330,22 @@ impl Reader {
         body: IncomingBody,
         headers: &HeaderMap,
         status: StatusCode,
-        stream: bool,
+        reads: Reads,
         idle: Duration,
     ) -> Reader {
         let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let form = match status.is_success() {
-            true => Form::of(media_type.unwrap_or(""), stream),
-            false => Form::Opaque,
+        let form = match (status.is_success(), reads) {
+            (false, _) | (true, Reads::Nothing) => Form::Opaque,
+            (true, Reads::Object) => match Form::of(media_type.unwrap_or(""), false) {
+                Form::Document(scanner) => Form::Document(scanner),
+                _ => Form::Opaque,
+            },
+            (true, _) => Form::of(media_type.unwrap_or(""), reads.is_stream()),
         };
         Reader {
             body,
             form,
+            reads,
             at_end: match status.is_success() {
                 true => Outcome::Completed,
                 false => Outcome::Rejected,
@@ -311,6 +355,7 @@ impl Reader {
             facts: Facts::default(),
             output_began: false,
             complete: false,
+            finished: false,
             last_events: Bytes::new(),
         }
     }
@@ -318,11 +363,6 @@ impl Reader {
     /// Whether the answer is a stream of events.
     pub fn is_events(&self) -> bool {
         matches!(self.form, Form::Events(_))
-    }
-
-    /// Whether the answer is one JSON document.
-    pub fn is_document(&self) -> bool {
-        matches!(self.form, Form::Document(_))
     }
 
     /// How many bytes are still to come, where that was announced.
@@ -379,6 +419,7 @@ impl Reader {
             }
             Form::Events(splitter) => match splitter.push(bytes) {
                 Err(events::EventTooLarge) => Step::Cut("an event is larger than the limit".to_owned()),
+                Ok(whole) if self.is_chat() => Step::Bytes(self.read_chunks(whole)),
                 Ok(whole) => {
                     self.read_events(&whole);
                     if !whole.is_empty() {
@@ -388,6 +429,35 @@ impl Reader {
                 }
             },
         }
+    }
+
+    /// Whether the answer is a chat, whose streams have other events.
+    pub fn is_chat(&self) -> bool {
+        matches!(self.reads, Reads::Chat { .. })
+    }
+
+    /// Whether an answer may be whole without having said so.
+    pub fn may_just_end(&self) -> bool {
+        match (&self.form, self.reads) {
+            (_, Reads::Object | Reads::Nothing) => true,
+            // What ended its text has said all that counts.
+            (Form::Events(_), Reads::Chat { .. }) => self.finished,
+            (form, _) => matches!(form, Form::Opaque | Form::Unnamed { .. }),
+        }
+    }
+
+    fn read_chunks(&mut self, whole: Bytes) -> Bytes {
+        let hides = matches!(
+            self.reads,
+            Reads::Chat {
+                hides_usage: true,
+                ..
+            }
+        );
+        let read = chat::read(whole, hides, &mut self.facts);
+        self.output_began |= read.output;
+        self.finished |= read.finished;
+        read.bytes
     }
 
     fn read_events(&mut self, whole: &[u8]) {

@@ -1,10 +1,11 @@
 //! The row of an exchange while it is being made. Dropped unfinished, it is written as what that
 //! means: the client hung up, or the gateway was stopped.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::affinity::{Decision, Plan};
+use crate::affinity::{Decision, Plan, ReferenceKind, Strip};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::limits;
@@ -17,7 +18,7 @@ use crate::store::requests::{Affinity, Row};
 use crate::store::{Remember, Work};
 
 use super::client::{Client, Place};
-use super::{Gateway, Routing, transport};
+use super::{Content, Gateway, Question, Routing};
 
 /// The row of an exchange, and who writes it.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Record {
     row: Option<Box<Row>>,
     started: Instant,
     account: Option<String>,
+    /// What the header says besides outcome and reason.
+    affinity_note: Option<&'static str>,
     overhead: Duration,
     /// The client's place, until the answer has ended.
     place: Option<Place>,
@@ -34,7 +37,7 @@ pub struct Record {
 
 impl Record {
     /// Opens the row of a request whose head has just arrived.
-    pub fn open(gateway: &Arc<Gateway>, endpoint: &'static str) -> Record {
+    pub fn open(gateway: &Arc<Gateway>, endpoint: impl Into<Cow<'static, str>>) -> Record {
         gateway.metrics.begun();
         let now_ms = now_ms();
         let row = Row::new(gateway.store.next_request_id(now_ms), now_ms, endpoint);
@@ -43,6 +46,7 @@ impl Record {
             row: Some(Box::new(row)),
             started: Instant::now(),
             account: None,
+            affinity_note: None,
             overhead: Duration::ZERO,
             place: None,
         }
@@ -99,9 +103,12 @@ impl Record {
         Routing {
             request_id: row.map_or(0, |row| row.id),
             account: self.account.clone(),
-            affinity: match row.and_then(|row| row.affinity_by) {
-                Some(by) => format!("{affinity}; by={}", by.as_str()),
-                None => affinity.to_owned(),
+            affinity: {
+                let by = row.and_then(|row| row.affinity_by);
+                let by = by.map(|by| format!("by={}", by.as_str()));
+                let parts = [Some(affinity), by.as_deref(), self.affinity_note];
+                let parts: Vec<&str> = parts.into_iter().flatten().collect();
+                parts.join("; ")
             },
         }
     }
@@ -114,14 +121,41 @@ impl Record {
             .unwrap_or_else(|| unreachable!("the row was handed on"))
     }
 
-    pub(super) fn describe(&mut self, body: &[u8], envelope: &Envelope) {
+    pub(super) fn describe(&mut self, question: &Question, envelope: &Envelope) {
         let row = self.row();
-        row.request_bytes = Some(body.len() as u64);
-        row.transport = transport(envelope);
-        row.previous_response_id = envelope.previous_response_id.clone();
+        row.request_bytes = match &question.body {
+            Content::Whole(body) => Some(body.len() as u64),
+            Content::Passing(body) => body.announced_bytes(),
+        };
+        row.transport = question.transport(envelope);
         row.model_asked = envelope.model.clone();
-        row.service_tier = envelope.service_tier.clone();
-        row.input_items = Some(envelope.input_items);
+        if question.endpoint.api().is_some() {
+            row.previous_response_id = envelope.previous_response_id.clone();
+            row.service_tier = envelope.service_tier.clone();
+            row.input_items = Some(envelope.input_items);
+        }
+    }
+
+    pub(super) fn planned(&mut self, plan: &Plan, reasons: Option<String>) {
+        let row = self.row();
+        row.affinity_by = plan.by;
+        row.reasons = reasons;
+    }
+
+    /// Notes that a preference has moved to where the request was served.
+    pub(super) fn moves(&mut self, moves: bool) {
+        if !moves {
+            return;
+        }
+        self.affinity_note = Some("rehomed");
+        let account = self.account.clone().unwrap_or_default();
+        let row = self.row();
+        let before = row
+            .reasons
+            .take()
+            .map(|reasons| reasons + "; ")
+            .unwrap_or_default();
+        row.reasons = Some(format!("{before}rehomed to {account}"));
     }
 
     pub(super) fn attempt(&mut self, lease: &Lease, plan: &Plan) {
@@ -130,12 +164,19 @@ impl Record {
         let row = self.row();
         row.attempts += 1;
         row.account = Some(account.id);
+        let is_stripped = plan.strip != Strip::Nothing;
         row.affinity = match &plan.decision {
+            // What only its owner could read was given up.
+            Decision::Preferred(_) | Decision::Free if is_stripped => Affinity::Moved,
             Decision::Preferred(preferred) if *preferred != account.id => Affinity::Moved,
             Decision::Pinned(_) if !plan.known => Affinity::Unknown,
             Decision::Pinned(_) | Decision::Preferred(_) => Affinity::Hit,
             _ => Affinity::None,
         };
+        if is_stripped {
+            row.affinity_by.get_or_insert(ReferenceKind::Reasoning);
+        }
+        self.affinity_note = is_stripped.then_some("stripped=reasoning");
     }
 
     /// Adds time that the request spent in the gateway, if it counts.

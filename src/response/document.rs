@@ -6,6 +6,7 @@
 
 use bytes::{Bytes, BytesMut};
 use memchr::memchr2;
+use sha2::{Digest as _, Sha256};
 
 use super::{ErrorObject, Facts, IncompleteDetails, Outcome, Usage};
 use crate::limits;
@@ -21,8 +22,11 @@ pub struct Scanner {
     /// The name of the top-level member that is being read, and of the output item's member.
     member: Vec<u8>,
     item_member: Vec<u8>,
+    /// Within `output`, or within `data` of a list: what stands there has ids of its own.
     in_output_array: bool,
     in_output_item: bool,
+    /// Within `file`, which an upload has become.
+    in_file: bool,
     capture: Option<Capture>,
     complete: bool,
     /// The beginning of an id whose end has not come.
@@ -38,6 +42,8 @@ enum IdStart {
 struct Capture {
     target: Target,
     bytes: Vec<u8>,
+    /// Of sealed content, which may be long and is not kept.
+    digest: Sha256,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +52,7 @@ enum Target {
     ItemName,
     Value,
     ItemId,
+    Sealed,
 }
 
 /// What one piece brought.
@@ -151,7 +158,7 @@ impl Scanner {
     /// A name ends with its string, and so does an id. Other values end with their member.
     fn end_string(&mut self, facts: &mut Facts) {
         let ends = self.capture.as_ref().is_some_and(|capture| match capture.target {
-            Target::Name | Target::ItemName | Target::ItemId => true,
+            Target::Name | Target::ItemName | Target::ItemId | Target::Sealed => true,
             Target::Value => self.depth == 1,
         });
         if ends {
@@ -181,7 +188,7 @@ impl Scanner {
         self.string = Some(false);
         if self.expects_name && self.depth == 1 {
             self.begin_capture(Target::Name);
-        } else if self.expects_name && self.depth == 3 && self.in_output_item {
+        } else if self.expects_name && self.is_in_item() {
             self.begin_capture(Target::ItemName);
         } else {
             self.begin_value();
@@ -196,9 +203,18 @@ impl Scanner {
         }
         if self.depth == 1 && WANTED.contains(&self.member.as_slice()) {
             self.begin_capture(Target::Value);
-        } else if self.depth == 3 && self.in_output_item && self.item_member == b"id" {
-            self.begin_capture(Target::ItemId);
+        } else if self.is_in_item() {
+            match self.item_member.as_slice() {
+                b"id" | b"container_id" => self.begin_capture(Target::ItemId),
+                b"encrypted_content" => self.begin_capture(Target::Sealed),
+                _ => {}
+            }
         }
+    }
+
+    /// Among the members of something that has an id of its own.
+    fn is_in_item(&self) -> bool {
+        (self.depth == 3 && self.in_output_item) || (self.depth == 2 && self.in_file)
     }
 
     fn open(&mut self, byte: u8) {
@@ -207,7 +223,12 @@ impl Scanner {
         self.depth += 1;
         match self.depth {
             1 => self.expects_name = byte == b'{',
-            2 => self.in_output_array = byte == b'[' && self.member == b"output",
+            2 => {
+                self.in_output_array = byte == b'[' && matches!(self.member.as_slice(), b"output" | b"data");
+                self.in_file = byte == b'{' && self.member == b"file";
+                self.item_member.clear();
+                self.expects_name = self.in_file;
+            }
             3 => {
                 self.in_output_item = byte == b'{' && self.in_output_array;
                 self.item_member.clear();
@@ -223,7 +244,10 @@ impl Scanner {
                 self.end_capture(facts);
                 self.complete = true;
             }
-            2 => self.in_output_array = false,
+            2 => {
+                self.in_output_array = false;
+                self.in_file = false;
+            }
             3 => self.in_output_item = false,
             _ => {}
         }
@@ -238,7 +262,7 @@ impl Scanner {
                 self.end_capture(facts);
                 self.expects_name = true;
             }
-            3 if self.in_output_item => {
+            _ if self.is_in_item() => {
                 self.end_capture(facts);
                 self.expects_name = true;
             }
@@ -250,18 +274,28 @@ impl Scanner {
         self.capture = Some(Capture {
             target,
             bytes: Vec::new(),
+            digest: Sha256::new(),
         });
     }
 
     fn keep(&mut self, bytes: &[u8]) {
         if let Some(capture) = &mut self.capture {
+            if capture.target == Target::Sealed {
+                let text = bytes.strip_suffix(b"\"").unwrap_or(bytes);
+                return capture.digest.update(text);
+            }
             let room = (limits::ANSWER_VALUE_BYTES_MAX + 1).saturating_sub(capture.bytes.len());
             capture.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
     }
 
     fn end_capture(&mut self, facts: &mut Facts) {
-        let Some(Capture { target, bytes }) = self.capture.take() else {
+        let Some(Capture {
+            target,
+            bytes,
+            digest,
+        }) = self.capture.take()
+        else {
             return;
         };
         let fits = bytes.len() <= limits::ANSWER_VALUE_BYTES_MAX;
@@ -274,6 +308,7 @@ impl Scanner {
                     facts.add_item(id);
                 }
             }
+            Target::Sealed => facts.add_sealed_digest(digest.finalize().into()),
             Target::Value if fits => add_value(&self.member, &bytes, facts),
             Target::ItemId | Target::Value => {}
         }

@@ -4,6 +4,7 @@
 //! nothing with half of one, and because what an event says must be known before it leaves.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memrchr};
@@ -75,13 +76,19 @@ fn last_end(bytes: &[u8], from: usize) -> usize {
 
 /// The events in a piece that [`Splitter::push`] gave.
 pub fn events(whole: &[u8]) -> impl Iterator<Item = Event<'_>> {
+    placed_events(whole).map(|(_, event)| event)
+}
+
+/// The events, each with where it stands, up to and with its blank line.
+pub(super) fn placed_events(whole: &[u8]) -> impl Iterator<Item = (Range<usize>, Event<'_>)> {
     let mut rest = whole;
     std::iter::from_fn(move || {
         while !rest.is_empty() {
+            let start = whole.len() - rest.len();
             let (event, after) = take_event(rest);
             rest = after;
             if let Some(event) = event {
-                return Some(event);
+                return Some((start..whole.len() - rest.len(), event));
             }
         }
         None
@@ -133,6 +140,11 @@ pub enum Meaning {
 }
 
 impl<'a> Event<'a> {
+    /// What it carries.
+    pub(super) fn data(&self) -> &[u8] {
+        &self.data
+    }
+
     /// What the event means, by its `type`.
     pub fn meaning(&self) -> Meaning {
         match self.kind().as_ref() {
@@ -169,8 +181,8 @@ impl<'a> Event<'a> {
         if let Some(response) = data.response {
             facts.add_response(response);
         }
-        if let Some(id) = data.item.and_then(|item| item.id) {
-            facts.add_item(id);
+        if let Some(item) = data.item {
+            facts.add_whole_item(item);
         }
         if let Meaning::End(outcome) = meaning {
             facts.outcome = Some(outcome);
@@ -222,8 +234,8 @@ struct TypeOnly {
 struct EventData<'a> {
     #[serde(default, borrow, deserialize_with = "lenient")]
     response: Option<ResponseObject<'a>>,
-    #[serde(default, deserialize_with = "lenient")]
-    item: Option<ItemObject>,
+    #[serde(default, borrow, deserialize_with = "lenient")]
+    item: Option<ItemObject<'a>>,
     #[serde(default, deserialize_with = "lenient")]
     error: Option<ErrorObject>,
     #[serde(default, deserialize_with = "lenient")]

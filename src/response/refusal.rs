@@ -11,6 +11,9 @@ use crate::account::Signal;
 /// The code by which an upstream says that it does not hold, or no longer holds, a response.
 pub const LOST: &str = "previous_response_not_found";
 
+/// The code by which an upstream says that it does not have the model.
+pub const MODEL_NOT_FOUND: &str = "model_not_found";
+
 /// An error as an upstream gave it, with a status or as an event inside a 200 stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -20,6 +23,8 @@ pub struct Refusal {
     pub code: Option<String>,
     /// How long to stay away, if the upstream said so.
     pub retry_after: Option<Duration>,
+    /// Whether it cannot read what another organization has sealed.
+    pub seal_is_unreadable: bool,
 }
 
 impl Refusal {
@@ -32,8 +37,11 @@ impl Refusal {
         let stated = header_wait(headers, now_ms)
             .or_else(|| error.resets_in_seconds.and_then(seconds))
             .or_else(|| error.resets_at.and_then(|at| until(at, now_ms)));
+        let exact = error.code.as_ref().map(|Word(word)| word.as_str());
+        let seal_is_unreadable = is_unreadable_seal(exact, error.message.as_deref());
         let code = error.code.or(error.kind).map(|Word(word)| word);
         Refusal {
+            seal_is_unreadable,
             status: status.as_u16(),
             retry_after: stated.or_else(|| error.message.as_deref().and_then(stated_in_text)),
             code,
@@ -52,6 +60,7 @@ impl Refusal {
         };
         let message = facts.error_message.as_deref();
         Refusal {
+            seal_is_unreadable: is_unreadable_seal(code.as_deref(), message),
             status,
             code,
             retry_after: message.and_then(stated_in_text),
@@ -75,6 +84,20 @@ impl Refusal {
             403 if is_deactivation(&code) => Some(Signal::Deactivated { code }),
             _ => None,
         }
+    }
+}
+
+/// By its code; or, where the upstream gives none, by its words. The ChatGPT backend and Azure are
+/// seen to leave the code out.
+fn is_unreadable_seal(code: Option<&str>, message: Option<&str>) -> bool {
+    let said = || {
+        let message = message.unwrap_or_default().to_ascii_lowercase();
+        message.contains("encrypted content") && message.contains("could not be verified")
+    };
+    match code {
+        Some("invalid_encrypted_content") => true,
+        None | Some("invalid_request_error") => said(),
+        Some(_) => false,
     }
 }
 

@@ -2,6 +2,7 @@
 //! this machine: in a header, or exchanged for a cookie by a login.
 
 mod accounts;
+mod explain;
 mod history;
 mod keys;
 mod metrics;
@@ -29,6 +30,7 @@ use super::{Front, errors};
 pub(super) fn router(front: &Front) -> Router<Front> {
     let behind_the_key = Router::new()
         .merge(history::routes())
+        .route("/explain", post(explain::explain))
         .route("/v1/accounts", get(accounts::list).post(accounts::add))
         .route(
             "/v1/accounts/{name}",
@@ -109,13 +111,18 @@ fn session_token(request: &Request) -> Option<String> {
 
 /// Reads a small JSON object. It must say that it is one: no form of another page can.
 async fn read_json<T: DeserializeOwned>(request: Request) -> Result<T, Response> {
+    read_json_up_to(request, limits::ADMIN_BODY_BYTES_MAX).await
+}
+
+/// The same, of another size.
+async fn read_json_up_to<T: DeserializeOwned>(request: Request, most: usize) -> Result<T, Response> {
     let media_type = request.headers().get(header::CONTENT_TYPE);
     let media_type = media_type.and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = media_type.split(';').next().unwrap_or("").trim();
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(errors::not_json());
     }
-    let body = to_bytes(request.into_body(), limits::ADMIN_BODY_BYTES_MAX).await;
+    let body = to_bytes(request.into_body(), most).await;
     let body = body.map_err(|_| errors::admin_body_too_large())?;
     serde_json::from_slice(&body).map_err(|error| errors::invalid_request(error.to_string()))
 }

@@ -22,6 +22,7 @@ struct Ring {
     /// compared in constant time.
     clients: HashMap<[u8; 8], Arc<Client>>,
     admin: Option<[u8; 32]>,
+    one_scope: bool,
 }
 
 impl Keys {
@@ -29,6 +30,9 @@ impl Keys {
     /// what it runs and has spent counts.
     pub fn replace(&self, clients: Vec<Client>, admin: Option<[u8; 32]>) {
         let before = self.ring();
+        let one_scope = clients
+            .windows(2)
+            .all(|pair| pair[0].key.scope == pair[1].key.scope);
         let goes_on = |client: Client| {
             let same = before
                 .clients
@@ -44,6 +48,7 @@ impl Keys {
         let ring = Arc::new(Ring {
             clients: by_digest.collect(),
             admin,
+            one_scope,
         });
         // What is behind the lock is whole, whatever panicked.
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
@@ -53,9 +58,25 @@ impl Keys {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether all client keys share one scope.
+    pub fn one_scope(&self) -> bool {
+        self.ring().one_scope
+    }
+
     /// Whether no client key is there, so that nobody can call.
     pub fn is_empty(&self) -> bool {
         self.ring().clients.is_empty()
+    }
+
+    /// The client key of this name; without a name, the only one.
+    pub fn named(&self, name: Option<&str>) -> Option<Arc<Client>> {
+        let ring = self.ring();
+        let mut clients = ring.clients.values();
+        match name {
+            Some(name) => clients.find(|client| client.key.name == name).cloned(),
+            None if clients.len() == 1 => clients.next().cloned(),
+            None => None,
+        }
     }
 
     /// The client key of a request, if it has a valid one.

@@ -7,7 +7,8 @@ use axum::response::{IntoResponse as _, Response};
 
 use crate::error::Error;
 use crate::exchange::answer::Answer;
-use crate::exchange::{self, Question, Record, Routing};
+use crate::exchange::{self, Content, Question, Record, Routing};
+use crate::request::endpoint::{Api, Endpoint, Role};
 
 use super::{Front, body, errors};
 
@@ -43,10 +44,13 @@ async fn question(front: &Front, record: &mut Record, request: Request) -> Resul
     let body = body::read(&head.headers, body, front.request_body_bytes_max).await?;
     Ok(Question {
         scope: key.key.scope.clone(),
-        endpoint: ENDPOINT,
+        one_scope: front.keys.one_scope(),
+        method: head.method,
+        endpoint: Endpoint::named(ENDPOINT, Role::Generate(Api::Responses)),
+        path: ENDPOINT.to_owned(),
         query: head.uri.query().map(str::to_owned),
         headers: head.headers,
-        body,
+        body: Content::Whole(body),
     })
 }
 

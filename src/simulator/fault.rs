@@ -116,6 +116,8 @@ faults! {
     cancelled: switch,
     /// Mixes in events of unknown types and unknown fields.
     unknown_events: switch,
+    /// Leaves the code of an unreadable seal out, as some upstreams do.
+    null_code: switch,
     /// Leaves `usage` out.
     no_usage: switch,
     /// Leaves the details of `usage` out, as other servers than OpenAI's do.

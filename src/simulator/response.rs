@@ -37,7 +37,7 @@ impl Answer {
 pub(super) fn answer(state: &State, body: &[u8], fault: &Fault) -> Result<Answer, Refusal> {
     let request = Asked::read(body)?;
     let parent = request.parent(state)?;
-    request.check_items(state)?;
+    request.check_items(state, fault)?;
 
     let said = request.said();
     let asked = request.new_text();
@@ -157,7 +157,7 @@ impl Asked {
     }
 
     /// What only the account that made it can read.
-    fn check_items(&self, state: &State) -> Result<(), Refusal> {
+    fn check_items(&self, state: &State, fault: &Fault) -> Result<(), Refusal> {
         if self
             .text("prompt_cache_key")
             .is_some_and(|key| key.chars().count() > CACHE_KEY_MAX)
@@ -187,11 +187,8 @@ impl Asked {
                     "The encrypted content for item {id} could not be verified. Reason: Encrypted content \
                      organization_id did not match the target organization."
                 );
-                return Err(Refusal::bad_request(
-                    Some("invalid_encrypted_content"),
-                    None,
-                    message,
-                ));
+                let code = (!fault.null_code).then_some("invalid_encrypted_content");
+                return Err(Refusal::bad_request(code, None, message));
             }
         }
         Ok(())

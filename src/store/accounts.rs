@@ -77,6 +77,11 @@ pub struct StoredAccount {
 }
 
 impl StoredAccount {
+    /// The account to look at: without its credential it cannot be used.
+    pub fn without_credential(&self) -> Account {
+        self.with(Credential::None)
+    }
+
     /// The account ready for use; `None` if it has no credential. `secret` is given for accounts of
     /// the file.
     ///
@@ -92,7 +97,12 @@ impl StoredAccount {
             }
             (None, None, None) => None,
         };
-        Ok(credential.map(|credential| Account {
+        Ok(credential.map(|credential| self.with(credential)))
+    }
+
+    fn with(&self, credential: Credential) -> Account {
+        let account = &self.account;
+        Account {
             id: self.id,
             name: account.name.clone(),
             kind: account.kind,
@@ -104,7 +114,7 @@ impl StoredAccount {
             credential,
             switch: self.switch,
             revision: self.revision,
-        }))
+        }
     }
 }
 

@@ -65,8 +65,33 @@ fn answer_all(connection: &Connection, questions: &Receiver<Question>) {
     }
 }
 
+/// The owners in the database, in the order of the references, also those that have expired: for
+/// commands, which have nothing in memory.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn known_owners(
+    connection: &Connection,
+    references: &[Reference],
+) -> Result<Vec<Option<Owner>>, StoreError> {
+    owners_by(
+        connection,
+        include_str!("../../sql/queries/find_known_owner.sql"),
+        references,
+    )
+}
+
+/// Those that have settled. The others are in memory.
 fn find_owners(connection: &Connection, references: &[Reference]) -> Result<Owners, StoreError> {
-    let mut statement = connection.prepare_cached(include_str!("../../sql/queries/find_owner.sql"))?;
+    owners_by(
+        connection,
+        include_str!("../../sql/queries/find_owner.sql"),
+        references,
+    )
+}
+
+fn owners_by(connection: &Connection, query: &str, references: &[Reference]) -> Result<Owners, StoreError> {
+    let mut statement = connection.prepare_cached(query)?;
     let mut find = |reference: &Reference| {
         statement
             .query_row([&reference.digest[..]], |row| {
@@ -74,6 +99,7 @@ fn find_owners(connection: &Connection, references: &[Reference]) -> Result<Owne
                     account: AccountId(row.get(0)?),
                     conversation: ConversationId(Uuid::from_bytes(row.get(1)?)),
                     expires_at_ms: row.get(2)?,
+                    detour_since_ms: row.get(3)?,
                 })
             })
             .optional()

@@ -37,6 +37,12 @@ impl Recent {
         generations.into_iter().find_map(|map| map.get(digest)).copied()
     }
 
+    /// Whether a digest between these two is known and not written yet.
+    pub(super) fn knows_unwritten(&self, first: &Digest, last: &Digest) -> bool {
+        let between = |digest: &Digest| first <= digest && digest <= last;
+        self.maps().unwritten.keys().any(between)
+    }
+
     /// After the commit.
     pub(super) fn written<'a>(&self, remembered: impl Iterator<Item = (&'a Digest, &'a Owner)>) {
         let mut maps = self.maps();
@@ -88,6 +94,7 @@ mod tests {
             account: AccountId(account),
             conversation: ConversationId(uuid::Uuid::nil()),
             expires_at_ms: 0,
+            detour_since_ms: None,
         }
     }
 

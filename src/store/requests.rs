@@ -1,5 +1,7 @@
 //! The row of an exchange.
 
+use std::borrow::Cow;
+
 use rusqlite::{Connection, params};
 
 use crate::account::AccountId;
@@ -74,7 +76,7 @@ pub struct Row {
     /// The id that it follows.
     pub previous_response_id: Option<String>,
     /// The path, without ids.
-    pub endpoint: &'static str,
+    pub endpoint: Cow<'static, str>,
     /// How the answer travels.
     pub transport: Transport,
     /// The model in the request.
@@ -115,11 +117,13 @@ pub struct Row {
     pub cost: Option<Cost>,
     /// Whether an earlier state of the row was handed to the writer.
     pub was_written: bool,
+    /// Why it went where it went.
+    pub reasons: Option<String>,
 }
 
 impl Row {
     /// The row of a request of which nothing is known yet.
-    pub fn new(id: i64, started_at_ms: i64, endpoint: &'static str) -> Row {
+    pub fn new(id: i64, started_at_ms: i64, endpoint: impl Into<Cow<'static, str>>) -> Row {
         Row {
             id,
             started_at_ms,
@@ -129,7 +133,7 @@ impl Row {
             conversation: None,
             response_id: None,
             previous_response_id: None,
-            endpoint,
+            endpoint: endpoint.into(),
             transport: Transport::Json,
             model_asked: None,
             model_served: None,
@@ -150,6 +154,7 @@ impl Row {
             overhead_us: None,
             cost: None,
             was_written: false,
+            reasons: None,
         }
     }
 
@@ -212,6 +217,7 @@ impl Row {
             self.cost.map(|cost| cost.price_id),
             self.cost.map(|cost| cost.cost_micros),
             self.cost.and_then(|cost| cost.saved_micros),
+            self.reasons,
         ])
     }
 }

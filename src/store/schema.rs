@@ -22,6 +22,7 @@ const STEPS: &[M<'static>] = &[
     M::up(include_str!(
         "../../sql/migrations/0005_lives_of_accounts_and_keys.sql"
     )),
+    M::up(include_str!("../../sql/migrations/0006_reasons_and_detours.sql")),
 ];
 
 /// The views, each after those that it reads.

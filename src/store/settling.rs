@@ -39,6 +39,7 @@ impl Settling {
                     account: AccountId(row.get(1)?),
                     conversation: ConversationId(Uuid::from_bytes(row.get(2)?)),
                     expires_at_ms: row.get(3)?,
+                    detour_since_ms: row.get(4)?,
                 },
             })
         })?;
@@ -139,7 +140,8 @@ fn settle(connection: &Connection, references: &BTreeMap<Digest, Owner>) -> rusq
             digest,
             owner.account.0,
             conversation,
-            owner.expires_at_ms
+            owner.expires_at_ms,
+            owner.detour_since_ms
         ]);
         match settled {
             Err(error) if is_refusal(&error) => tell_refusal(&error),
@@ -161,6 +163,7 @@ mod tests {
                 account: AccountId(account),
                 conversation: ConversationId(Uuid::nil()),
                 expires_at_ms: 9,
+                detour_since_ms: None,
             },
         }
     }
@@ -172,7 +175,13 @@ mod tests {
             connection
                 .execute(
                     query,
-                    params![digest, owner.account.0, conversation, owner.expires_at_ms],
+                    params![
+                        digest,
+                        owner.account.0,
+                        conversation,
+                        owner.expires_at_ms,
+                        owner.detour_since_ms
+                    ],
                 )
                 .unwrap();
         }

@@ -93,7 +93,7 @@ mod tests {
         let account = "INSERT INTO accounts (id, name, kind, base_url, state_domain, source, created_at_ms) VALUES (1, 'a', 'openai', 'x', 'a', 'file', 0)";
         connection.execute(account, []).unwrap();
         let references = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
-            INSERT INTO settled_references SELECT randomblob(16), 1, randomblob(16), i % 2 FROM n";
+            INSERT INTO settled_references (digest, account_id, conversation, expires_at_ms) SELECT randomblob(16), 1, randomblob(16), i % 2 FROM n";
         connection.execute(references, []).unwrap();
         let lifetimes = Lifetimes {
             response: Duration::ZERO,

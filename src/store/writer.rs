@@ -90,7 +90,8 @@ impl Work {
                     digest,
                     owner.account.0,
                     conversation,
-                    owner.expires_at_ms
+                    owner.expires_at_ms,
+                    owner.detour_since_ms
                 ])?;
             }
         }

@@ -13,6 +13,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
 use super::client::{BoxError, Client, ClientError, ResponseBody, root_cause};
+use super::passing::{Passing, in_time};
 use crate::account::{Account, Credential, Secret};
 
 /// The client side of HTTP, with its connections to all accounts.
@@ -31,8 +32,17 @@ pub struct Outgoing {
     pub path_and_query: String,
     /// See [`super::headers::for_upstream`].
     pub headers: HeaderMap,
-    /// The body, in pieces.
-    pub body: Vec<Bytes>,
+    /// The body.
+    pub body: OutgoingBody,
+}
+
+/// The body of a request as it goes out.
+#[derive(Debug, Clone)]
+pub enum OutgoingBody {
+    /// There already, in pieces.
+    Pieces(Vec<Bytes>),
+    /// Passed on while it comes.
+    Passing(Passing),
 }
 
 /// Why no head of an answer came.
@@ -103,7 +113,14 @@ impl Upstream {
     /// If no head of an answer came, and whether anything had been sent.
     pub async fn send(&self, account: &Account, outgoing: Outgoing) -> Result<Incoming, SendError> {
         let address = format!("{}{}", account.base_url, outgoing.path_and_query);
-        let mut request = Request::new(Pieces::new(outgoing.body).map_err(|never| match never {}).boxed());
+        let (body, passing) = match outgoing.body {
+            OutgoingBody::Pieces(pieces) => {
+                let pieces = Pieces::new(pieces).map_err(|never| match never {});
+                (pieces.boxed(), None)
+            }
+            OutgoingBody::Passing(passing) => (passing.clone().boxed(), Some(passing)),
+        };
+        let mut request = Request::new(body);
         *request.method_mut() = outgoing.method;
         *request.uri_mut() = Uri::try_from(address).map_err(|error| SendError::NotSent(error.to_string()))?;
         *request.headers_mut() = outgoing.headers;
@@ -111,8 +128,13 @@ impl Upstream {
             return Err(SendError::NotSent("this account has no key".to_owned()));
         };
         request.headers_mut().insert(AUTHORIZATION, bearer(secret)?);
-        match tokio::time::timeout(self.first_byte, self.client.send(request)).await {
+        let sent = self.client.send(request);
+        match in_time(sent, self.first_byte, passing.as_ref()).await {
             Err(_) => Err(SendError::Timeout),
+            // What has begun to pass cannot be sent again.
+            Ok(Err(ClientError::NotSent(reason))) if passing.is_some_and(|passing| passing.has_begun()) => {
+                Err(SendError::Unanswered(reason))
+            }
             Ok(Err(ClientError::NotSent(reason))) => Err(SendError::NotSent(reason)),
             Ok(Err(ClientError::Unanswered(reason))) => Err(SendError::Unanswered(reason)),
             Ok(Ok(response)) => {

@@ -1,11 +1,12 @@
 //! The parts that own the time of a request: `cargo bench --bench parts`.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use moorage::account::{AccountId, StateDomain, Usability};
-use moorage::affinity::{AccountView, ConversationId, Found, Owner, Reference, ReferenceKind, plan};
+use moorage::account::{Account, AccountId, Credential, Kind, StateDomain, Switch, Usability};
+use moorage::affinity::{AccountView, ConversationId, Found, Owner, Reference, ReferenceKind, Terms, plan};
 use moorage::request::Envelope;
 use moorage::response::events::{Splitter, events};
 use moorage::store::requests::Row;
@@ -55,9 +56,9 @@ fn event_splitter(criterion: &mut Criterion) {
 fn planner(criterion: &mut Criterion) {
     let accounts: Vec<AccountView> = (1..=8)
         .map(|id| AccountView {
-            id: AccountId(id),
-            state_domain: StateDomain(format!("account/{id}")),
+            account: Arc::new(account(id)),
             usability: Usability::Usable,
+            offers_model: None,
         })
         .collect();
     let kinds = [
@@ -68,14 +69,32 @@ fn planner(criterion: &mut Criterion) {
     let found = kinds.map(|kind| Found {
         reference: Reference::new("scope", kind, b"value"),
         owner: Some(owner()),
+        position: 0,
     });
     criterion.bench_function("planner", |bencher| {
-        bencher.iter(|| plan(black_box(&found), black_box(&accounts)))
+        bencher.iter(|| plan(black_box(&found), black_box(&accounts), Terms::default()))
     });
+}
+
+fn account(id: i64) -> Account {
+    Account {
+        id: AccountId(id),
+        name: format!("account-{id}"),
+        kind: Kind::OpenAi,
+        base_url: String::new(),
+        state_domain: StateDomain(format!("account/{id}")),
+        weight: 1,
+        max_concurrent: None,
+        priority: 0,
+        credential: Credential::None,
+        switch: Switch::On,
+        revision: 0,
+    }
 }
 
 fn owner() -> Owner {
     Owner {
+        detour_since_ms: None,
         account: AccountId(1),
         conversation: ConversationId(Uuid::nil()),
         expires_at_ms: i64::MAX,

@@ -5,6 +5,7 @@ mod raw;
 
 mod accounts;
 mod admin;
+mod affinity;
 mod attacks;
 mod browser;
 mod bytes_pass;

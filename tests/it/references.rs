@@ -255,13 +255,16 @@ async fn a_response_that_nobody_knows_is_asked_of_the_only_account_and_else_refu
         (&row["outcome"], &row["affinity"], &row["status"]),
         (&json!("refused"), &json!("unknown"), &json!(400))
     );
-    assert!(
-        several
-            .simulator
-            .accounts()
+    // Each was asked for it once, and is not asked again soon.
+    several.post(said("go on", Some("resp_nobody"))).await;
+    for account in several.simulator.accounts() {
+        let asked: Vec<String> = account
+            .journal()
             .iter()
-            .all(|account| account.journal().is_empty())
-    );
+            .map(|entry| format!("{} {}", entry.method, entry.path))
+            .collect();
+        assert_eq!(asked, ["GET /v1/responses/resp_nobody"]);
+    }
 }
 
 #[tokio::test]

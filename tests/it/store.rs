@@ -111,7 +111,7 @@ async fn a_full_disk_stops_nobody_and_nothing_is_lost_when_there_is_room_again()
 
 #[tokio::test]
 async fn what_has_expired_is_swept_and_the_sums_stay() {
-    let settings = "[affinity]\nresponse_ttl = \"1500ms\"\nsession_ttl = \"1s\"\nsweep_interval = \"50ms\"\n[usage]\nretention = \"2s\"";
+    let settings = "[affinity]\nask_around = false\nresponse_ttl = \"1500ms\"\nsession_ttl = \"1s\"\nsweep_interval = \"50ms\"\n[usage]\nretention = \"2s\"";
     let harness = Harness::build(2).section(settings).start().await;
     let mut last = None;
     for number in 0..30 {
@@ -379,7 +379,7 @@ async fn a_sweep_of_much_does_not_fill_the_disk_with_its_log() {
     connection
         .execute_batch(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60000)
-             INSERT INTO settled_references SELECT randomblob(16), 1, randomblob(16), 1 FROM n;
+             INSERT INTO settled_references (digest, account_id, conversation, expires_at_ms) SELECT randomblob(16), 1, randomblob(16), 1 FROM n;
              PRAGMA wal_checkpoint(TRUNCATE);",
         )
         .unwrap();

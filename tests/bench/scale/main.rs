@@ -93,7 +93,7 @@ fn history(folder: &Path, count: u64) -> PathBuf {
         .unwrap();
     // Their digests begin with the time, as those of real ids do.
     let mut insert = connection
-        .prepare("INSERT INTO settled_references VALUES (?1, ?2, ?3, ?4)")
+        .prepare("INSERT INTO settled_references (digest, account_id, conversation, expires_at_ms) VALUES (?1, ?2, ?3, ?4)")
         .unwrap();
     connection.execute_batch("BEGIN").unwrap();
     for number in 0..count {
@@ -163,6 +163,7 @@ fn work(store: &Store) -> Work {
     let remember = |kind| Remember {
         digest: Reference::new("scope", kind, Uuid::new_v4().as_bytes()).digest,
         owner: Owner {
+            detour_since_ms: None,
             account: AccountId(1),
             conversation: ConversationId::new(),
             expires_at_ms: i64::MAX / 2,
