@@ -414,8 +414,8 @@ fn firm(found: &[Found], accounts: &[AccountView], terms: Terms) -> Option<Plan>
 }
 
 fn soft(found: &[Found], accounts: &[AccountView], terms: Terms) -> Plan {
-    let some_offer = accounts.iter().any(|account| account.offers_model == Some(true));
-    let lacks = |account: &&AccountView| some_offer && account.offers_model == Some(false);
+    let some_may = accounts.iter().any(|account| account.offers_model != Some(false));
+    let lacks = |account: &&AccountView| some_may && account.offers_model == Some(false);
     let preferred = found.iter().find_map(|soft| {
         let owner = soft.owner.filter(|_| soft.kind().strength() == Strength::Soft)?;
         let serves =

@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::clock::now_ms;
 use crate::config::{Config, ConfigError, OnStoreFailure};
-use crate::exchange::{Gateway, Settings, Unfound};
+use crate::exchange::{Gateway, Models, Settings, Unfound, models};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -130,6 +130,7 @@ impl App {
             upstream,
             metrics,
             settings,
+            models: Models::default(),
             unfound: Unfound::default(),
             stopping: AtomicBool::new(false),
         };
@@ -144,6 +145,7 @@ impl App {
                 seal_key: config.seal_key(),
                 is_tls: tls.is_some(),
                 request_body_bytes_max: limits.request_body_bytes,
+                upload_bytes_max: limits.upload_bytes,
                 routing_headers: config.file.answers.routing_headers,
             },
             sweep_interval: config.file.affinity.sweep_interval,
@@ -192,6 +194,7 @@ impl App {
         let tasks = [
             tokio::spawn(sweep(gateway.clone(), self.sweep_interval)),
             tokio::spawn(fold(gateway.clone())),
+            tokio::spawn(refresh_models(gateway.clone())),
             tokio::spawn(save(gateway.clone())),
             tokio::spawn(self.roster.watch()),
         ];
@@ -242,6 +245,14 @@ async fn fold_due(gateway: &Gateway) -> Result<(), StoreError> {
         tokio::time::sleep(limits::FOLD_PAUSE).await;
     }
     Ok(())
+}
+
+/// Fetches the lists of models that are known again, now and then.
+async fn refresh_models(gateway: Arc<Gateway>) {
+    loop {
+        tokio::time::sleep(limits::MODELS_REFRESH).await;
+        models::refresh(&gateway).await;
+    }
 }
 
 /// Removes what has expired, in batches with room for clients' work in between.

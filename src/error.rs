@@ -37,6 +37,9 @@ pub enum Error {
     /// The body is larger than the limit, in bytes.
     #[error("request body is larger than {0} bytes")]
     BodyTooLarge(usize),
+    /// An upload is larger than the limit, in bytes.
+    #[error("upload is larger than {0} bytes")]
+    UploadTooLarge(u64),
     /// The body is not what its `Content-Encoding` says, or did not arrive whole.
     #[error("request body could not be read: {0}")]
     BodyUnreadable(String),
@@ -72,6 +75,14 @@ pub enum Error {
         first: String,
         /// The one that disagrees.
         second: String,
+    },
+    /// A parameter of the query that cannot be honoured.
+    #[error("{parameter}: {reason}")]
+    Parameter {
+        /// Its name.
+        parameter: &'static str,
+        /// Why.
+        reason: &'static str,
     },
     /// No account is known to hold this item.
     #[error("item '{0}' is unknown")]

@@ -9,6 +9,8 @@ mod asking;
 mod attempt;
 pub mod client;
 pub mod explain;
+pub mod lists;
+pub mod models;
 mod record;
 pub mod references;
 
@@ -40,6 +42,7 @@ use crate::upstream::passing::Passing;
 use answer::Answer;
 pub use asking::Unfound;
 use attempt::{Attempt, Failed, Reads};
+pub use models::Models;
 pub use record::Record;
 use references::{Located, ToRemember};
 
@@ -56,6 +59,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// How it was set up.
     pub settings: Settings,
+    /// Which account has which model.
+    pub models: Models,
     /// What was asked for and not found.
     pub unfound: Unfound,
     /// Set when the gateway is told to stop.
@@ -458,6 +463,9 @@ impl Turn<'_> {
             return Ok(None);
         }
         if failed.code.as_deref() == Some(MODEL_NOT_FOUND) && !pinned && self.may_try_another(record) {
+            if let Some(model) = &self.envelope.model {
+                self.gateway.models.refused(failed.account.id, model, now_ms());
+            }
             self.tried.push(failed.account.id);
             self.last = Some(failed);
             return Ok(None);
@@ -588,8 +596,15 @@ fn no_lease(none: NoLease, now_ms: i64) -> Error {
 
 impl Gateway {
     /// How the accounts look to the planner for a request of this model.
-    pub fn view(&self, _model: Option<&str>) -> Vec<AccountView> {
-        self.pool.view(_model, now_ms())
+    pub fn view(&self, model: Option<&str>) -> Vec<AccountView> {
+        let now = now_ms();
+        let mut accounts = self.pool.view(model, now);
+        if let Some(model) = model {
+            for view in &mut accounts {
+                view.offers_model = self.models.offers(view.account.id, model, now);
+            }
+        }
+        accounts
     }
 
     /// Whether the gateway has been told to stop.
@@ -601,8 +616,16 @@ impl Gateway {
 impl Question {
     /// Whether the answer of a request that has no body is to be a stream.
     fn asks_for_stream(&self) -> bool {
-        let query = self.query.as_deref().unwrap_or_default();
-        query.split('&').any(|pair| pair == "stream=true")
+        self.query_value("stream") == Some("true")
+    }
+
+    /// A value of the query, as it is written.
+    pub fn query_value(&self, name: &str) -> Option<&str> {
+        let pairs = self.query.as_deref().unwrap_or_default().split('&');
+        pairs
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value)
     }
 
     /// How the answer will travel.

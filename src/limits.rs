@@ -81,6 +81,34 @@ pub const UNFOUND_MAX: usize = 4096;
 /// How long an id that was not found is not asked for again: longer than a client's quick retries.
 pub const UNFOUND_TTL: Duration = Duration::from_secs(30);
 
+/// How often the lists of models are fetched again, once somebody has used them; also how long an
+/// account is believed that it does not have a model. New models come every few weeks.
+pub const MODELS_REFRESH: Duration = Duration::from_secs(10 * 60);
+
+/// Lists of models that are kept in the shape that Codex asks for, one a version and account. A home
+/// has a few versions. At it: all of them are fetched again.
+pub const MODEL_LISTS_MAX: usize = 64;
+
+/// Models that accounts said they do not have, kept in memory. At it: further ones are asked again.
+pub const REFUSED_MODELS_MAX: usize = 4096;
+
+/// One page of a list of an account, or its list of models. OpenAI's longest have some hundred
+/// kilobytes. Larger: the list is refused.
+pub const LIST_PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Items that a list of all accounts has where the client names no number, as OpenAI's have.
+pub const LIST_LIMIT: usize = 20;
+
+/// Items that such a list has at most. At it: there is a next page.
+pub const LIST_LIMIT_MAX: usize = 1000;
+
+/// Items that are fetched of one account at once: as many as OpenAI gives.
+pub const LIST_PAGE: usize = 100;
+
+/// Pages that are fetched for one page of all accounts. It bounds what a client can make the accounts
+/// do: with it, ten thousand items are skipped. At it: the page ends early, and says that there is more.
+pub const LIST_FETCHES_MAX: usize = 200;
+
 /// The body of an upload that is passed on while it comes. OpenAI takes files of 512 MB, and 8 GB
 /// in parts. Larger: the upload is cut, 413.
 pub const UPLOAD_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;

@@ -7,9 +7,9 @@ pub mod errors;
 pub mod keys;
 mod listen;
 mod page;
-mod responses;
 mod router;
 mod tls;
+mod v1;
 
 use std::sync::Arc;
 
@@ -38,6 +38,8 @@ pub struct Front {
     pub is_tls: bool,
     /// The largest request body, after decompression.
     pub request_body_bytes_max: usize,
+    /// The largest upload, which passes while it comes.
+    pub upload_bytes_max: u64,
     /// Whether answers say how they were routed.
     pub routing_headers: bool,
 }

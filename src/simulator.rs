@@ -1,13 +1,14 @@
 //! A pool of accounts that behaves like the real one, without any provider: for the demo, the tests,
 //! the benchmarks, and for people who try their agents.
 //!
-//! Each account is a server on a port of its own. It knows only its own responses, opens only what
-//! it has sealed itself, has a prompt cache of its own, and can be told to fail in every way that
+//! Each account is a server on a port of its own. It knows only its own responses, conversations and
+//! files, opens only what it has sealed itself, has a prompt cache of its own, and can be told to fail in every way that
 //! upstreams are known to fail ([`Fault`]). It keeps a journal of what it received.
 
 mod account;
 mod cache;
 mod canned;
+mod chat;
 pub mod client;
 pub mod command;
 mod events;
@@ -17,6 +18,7 @@ mod play;
 mod refusal;
 mod response;
 mod server;
+mod things;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -52,6 +54,8 @@ pub struct AccountConfig {
     pub api_key: String,
     /// Where it listens; port 0 lets the system choose.
     pub listen: SocketAddr,
+    /// The models that it has; without, it takes any, and lists two.
+    pub models: Vec<String>,
 }
 
 impl AccountConfig {
@@ -61,6 +65,7 @@ impl AccountConfig {
             name: name.to_owned(),
             api_key: format!("sk-{name}"),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            models: Vec::new(),
         }
     }
 }

@@ -94,6 +94,8 @@ impl Default for UsageSettings {
 pub struct LimitSettings {
     /// A request body, after decompression.
     pub request_body_bytes: usize,
+    /// An upload, which passes while it comes.
+    pub upload_bytes: u64,
     /// To connect to an upstream.
     #[serde(deserialize_with = "duration")]
     pub upstream_connect: Duration,
@@ -120,6 +122,7 @@ impl Default for LimitSettings {
     fn default() -> Self {
         LimitSettings {
             request_body_bytes: limits::REQUEST_BODY_BYTES_MAX,
+            upload_bytes: limits::UPLOAD_BYTES_MAX,
             upstream_connect: limits::UPSTREAM_CONNECT,
             upstream_first_byte: limits::UPSTREAM_FIRST_BYTE,
             upstream_idle: limits::UPSTREAM_IDLE,

@@ -96,6 +96,20 @@ impl Record {
         self.gateway.store.write(work).await.ok();
     }
 
+    /// Writes the row of an answer that was put together here, of so many bytes.
+    pub async fn composed(mut self, bytes: usize) {
+        let Some(mut row) = self.row.take() else { return };
+        row.status = Some(200);
+        row.response_bytes = Some(bytes as u64);
+        self.complete(&mut row, Outcome::Completed);
+        let work = Work {
+            row: Some(row),
+            ..Work::default()
+        };
+        // A failure to write is told by the writer; the client gets its answer all the same.
+        self.gateway.store.write(work).await.ok();
+    }
+
     /// How the request was routed so far.
     pub fn routing(&self) -> Routing {
         let row = self.row.as_deref();

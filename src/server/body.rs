@@ -7,20 +7,25 @@ use http_body_util::BodyExt as _;
 
 use crate::error::Error;
 use crate::limits;
+use crate::upstream::passing::{BoxError, Passing};
 
 /// What is reserved at once on a client's word about its body's size.
 const RESERVE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
+/// The layer in front has removed the encodings that it undid.
+fn check_encoding(headers: &HeaderMap) -> Result<(), Error> {
+    match headers.get(CONTENT_ENCODING) {
+        Some(encoding) if *encoding != "identity" => {
+            let encoding = encoding.to_str().unwrap_or("unreadable");
+            Err(Error::UnknownEncoding(encoding.to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Reads a body to its end.
 pub(super) async fn read(headers: &HeaderMap, mut body: Body, most: usize) -> Result<Bytes, Error> {
-    // The layer in front has removed the encodings that it undid.
-    if let Some(encoding) = headers
-        .get(CONTENT_ENCODING)
-        .filter(|encoding| *encoding != "identity")
-    {
-        let encoding = encoding.to_str().unwrap_or("unreadable");
-        return Err(Error::UnknownEncoding(encoding.to_owned()));
-    }
+    check_encoding(headers)?;
     let announced = body.size_hint().lower();
     if announced > most as u64 {
         return Err(Error::BodyTooLarge(most));
@@ -41,6 +46,27 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Body, most: usize) -> Re
         piece = next(&mut body).await?;
     }
     Ok(whole.freeze())
+}
+
+/// A body that is passed on while it comes, within the same time between two pieces, and within its
+/// own limit.
+pub(super) fn passing(headers: &HeaderMap, body: Body, most: u64) -> Result<Passing, Error> {
+    check_encoding(headers)?;
+    let size = body.size_hint();
+    if size.lower() > most {
+        return Err(Error::UploadTooLarge(most));
+    }
+    let pieces = futures_util::stream::try_unfold((body, most), |(mut body, left)| async move {
+        match next(&mut body).await {
+            Ok(None) => Ok(None),
+            Ok(Some(bytes)) => match left.checked_sub(bytes.len() as u64) {
+                Some(left) => Ok(Some((bytes, (body, left)))),
+                None => Err(BoxError::from("the upload is too large")),
+            },
+            Err(error) => Err(BoxError::from(error)),
+        }
+    });
+    Ok(Passing::new(pieces, size.exact()))
 }
 
 async fn next(body: &mut Body) -> Result<Option<Bytes>, Error> {

@@ -7,13 +7,13 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use axum::middleware;
 use axum::response::{IntoResponse as _, Json, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get};
 use tower::util::MapRequestLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 use tower_http::decompression::{DecompressionBody, RequestDecompressionLayer};
 
-use super::{Front, admin, door, errors, page, responses};
+use super::{Front, admin, door, errors, page, v1};
 
 /// All routes, in their layers.
 pub fn router(front: Front) -> Router {
@@ -24,12 +24,7 @@ pub fn router(front: Front) -> Router {
         MapRequestLayer::new(|request: Request<DecompressionBody<Body>>| request.map(Body::new)),
     );
     Router::new()
-        .route(
-            "/v1/responses",
-            post(responses::create)
-                .layer(decompressed)
-                .get(responses::upgrade),
-        )
+        .route("/v1/{*path}", any(v1::answer).layer(decompressed))
         .merge(for_people(&front))
         .merge(admin::metrics_router(&front))
         .route("/healthz", get(async || "ok\n"))

@@ -14,6 +14,8 @@ use super::cache::{Cached, PromptCache};
 use super::canned::Canned;
 use super::fault::Fault;
 use super::journal::Journal;
+use super::refusal::Refusal;
+use super::things::Things;
 use super::{AccountConfig, SimulatorConfig};
 use crate::clock::now_ms;
 
@@ -74,15 +76,26 @@ pub(super) struct State {
     next_id: AtomicU64,
     journal: Mutex<Journal>,
     memory: Mutex<Memory>,
+    things: Mutex<Things>,
+    /// The models that it has; any, if none is named.
+    models: Vec<String>,
     faults: Mutex<Faults>,
 }
 
 #[derive(Debug, Default)]
 struct Memory {
     responses: HashMap<String, Arc<Kept>>,
+    /// Responses in the background: how often each was asked for, and whether it was cancelled.
+    background: HashMap<String, Progress>,
     order: VecDeque<String>,
     items: HashSet<String>,
     cache: PromptCache,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    polls: u32,
+    is_cancelled: bool,
 }
 
 #[derive(Debug, Default)]
@@ -107,7 +120,30 @@ impl State {
             next_id: AtomicU64::new(1),
             journal: Mutex::default(),
             memory: Mutex::default(),
+            things: Mutex::default(),
+            models: account.models.clone(),
             faults: Mutex::default(),
+        }
+    }
+
+    pub(super) fn things(&self) -> MutexGuard<'_, Things> {
+        locked(&self.things)
+    }
+
+    /// The models that it lists.
+    pub(super) fn models(&self) -> Vec<String> {
+        match self.models.is_empty() {
+            true => vec!["sim-large".to_owned(), "sim-small".to_owned()],
+            false => self.models.clone(),
+        }
+    }
+
+    pub(super) fn check_model(&self, model: Option<&str>) -> Result<(), Refusal> {
+        match model {
+            Some(model) if !self.models.is_empty() && !self.models.iter().any(|known| known == model) => {
+                Err(Refusal::no_model(model))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -158,6 +194,33 @@ impl State {
         }
         memory.order.push_back(id.to_owned());
         memory.responses.insert(id.to_owned(), Arc::new(kept));
+    }
+
+    /// Lets a response run in the background: it goes on whenever it is asked for.
+    pub(super) fn run_in_background(&self, id: &str) {
+        locked(&self.memory)
+            .background
+            .insert(id.to_owned(), Progress::default());
+    }
+
+    /// The status of a response in the background now; `None` for any other. It runs when it is asked
+    /// for the first time, and has ended the second time.
+    pub(super) fn progress(&self, id: &str) -> Option<&'static str> {
+        let mut memory = locked(&self.memory);
+        let progress = memory.background.get_mut(id)?;
+        progress.polls += 1;
+        Some(match (progress.is_cancelled, progress.polls) {
+            (true, _) => "cancelled",
+            (false, 1) => "in_progress",
+            (false, _) => "completed",
+        })
+    }
+
+    /// Cancels a response in the background; tells whether it is one.
+    pub(super) fn cancel(&self, id: &str) -> bool {
+        let mut memory = locked(&self.memory);
+        let progress = memory.background.get_mut(id);
+        progress.map(|progress| progress.is_cancelled = true).is_some()
     }
 
     pub(super) fn forget(&self, id: &str) -> bool {

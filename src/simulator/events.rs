@@ -38,6 +38,27 @@ pub(super) fn stream(answer: &Answer, fault: &Fault, delta_delay: Duration) -> V
     writer.steps
 }
 
+/// The steps that send a kept response again, from behind an event of this number.
+pub(super) fn resumed(object: &Value, after: Option<u64>, delta_delay: Duration) -> Vec<Step> {
+    let answer = Answer {
+        object: object.clone(),
+        stream: true,
+        obfuscation: true,
+        in_background: true,
+    };
+    let mut number = 0;
+    let mut steps = stream(&answer, &Fault::default(), delta_delay);
+    // Without faults every event is a step of its own.
+    steps.retain(|step| {
+        if !matches!(step, Step::Send(_)) {
+            return true;
+        }
+        number += 1;
+        after.is_none_or(|after| number - 1 > after)
+    });
+    steps
+}
+
 struct Writer<'a> {
     steps: Vec<Step>,
     sequence: u64,

@@ -51,6 +51,11 @@ impl Refusal {
         Refusal::new(StatusCode::NOT_FOUND, None, param, message)
     }
 
+    pub(super) fn no_model(model: &str) -> Refusal {
+        let message = format!("The model `{model}` does not exist or you do not have access to it.");
+        Refusal::new(StatusCode::NOT_FOUND, Some("model_not_found"), None, message)
+    }
+
     pub(super) fn unknown_url(path: &str) -> Refusal {
         let message = format!("Invalid URL ({path})");
         Refusal::new(StatusCode::NOT_FOUND, Some("unknown_url"), None, message)

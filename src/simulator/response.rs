@@ -8,6 +8,7 @@ use super::account::{Kept, State};
 use super::cache::BYTES_PER_TOKEN;
 use super::fault::Fault;
 use super::refusal::Refusal;
+use super::things::Thing;
 use crate::clock::now_ms;
 
 /// Tokens that thinking takes, where a request asks for `reasoning`.
@@ -25,6 +26,8 @@ pub(super) struct Answer {
     pub(super) stream: bool,
     /// Whether delta events are padded.
     pub(super) obfuscation: bool,
+    /// Whether it runs in the background.
+    pub(super) in_background: bool,
 }
 
 impl Answer {
@@ -38,10 +41,22 @@ pub(super) fn answer(state: &State, body: &[u8], fault: &Fault) -> Result<Answer
     let request = Asked::read(body)?;
     let parent = request.parent(state)?;
     request.check_items(state, fault)?;
+    state.check_model(request.text("model"))?;
+    for name in ["input", "tools"] {
+        state.check_things(request.field(name).unwrap_or(&Value::Null))?;
+    }
+    let conversation = request.conversation(state)?;
 
     let said = request.said();
     let asked = request.new_text();
-    let history = parent.as_ref().map(Kept::context).unwrap_or_default();
+    let history = match &conversation {
+        Some(id) => {
+            let things = state.things();
+            let items = things.all(&format!("conversations/{id}/items"));
+            items.iter().map(|item| item.object.to_string()).collect()
+        }
+        None => parent.as_ref().map(Kept::context).unwrap_or_default(),
+    };
     let context = format!("{}{history}{asked}", request.preamble());
     let turns = parent.as_ref().map_or(0, |kept| kept.turns) + request.user_turns();
 
@@ -51,6 +66,11 @@ pub(super) fn answer(state: &State, body: &[u8], fault: &Fault) -> Result<Answer
     }
     let (item, answered, reason) = request.output_item(state, fault, turns, &said);
     output.push(item);
+    if said.contains("run the code")
+        && let Some(item) = request.code_interpreter(state)
+    {
+        output.push(item);
+    }
 
     let cache_key = request.text("prompt_cache_key");
     let cached = state.cached(cache_key, &context);
@@ -62,7 +82,18 @@ pub(super) fn answer(state: &State, body: &[u8], fault: &Fault) -> Result<Answer
         output: answered.len().div_ceil(BYTES_PER_TOKEN) + reasoned,
         reasoning: reasoned,
     };
-    let object = request.object(state, output, usage.object(fault), reason);
+    let mut object = request.object(state, output, usage.object(fault), reason);
+    if let Some(id) = &conversation {
+        object["conversation"] = json!({ "id": id });
+        let said = request.items(state);
+        state.converse(
+            id,
+            said.iter()
+                .chain(object["output"].as_array().into_iter().flatten()),
+        );
+    }
+    let in_background = request.field("background") == Some(&Value::Bool(true));
+    object["background"] = in_background.into();
     let id = object["id"].as_str().unwrap_or_default().to_owned();
     let stored = request.field("store") != Some(&Value::Bool(false));
     if stored && fault.fail_in_stream.is_none() && !fault.error_event && !fault.nested_error_event {
@@ -72,7 +103,11 @@ pub(super) fn answer(state: &State, body: &[u8], fault: &Fault) -> Result<Answer
             Kept::new(parent, text, turns, object.clone(), request.items(state)),
         );
     }
+    if in_background {
+        state.run_in_background(&id);
+    }
     Ok(Answer {
+        in_background,
         stream: request.field("stream") == Some(&Value::Bool(true)),
         obfuscation: request
             .field("stream_options")
@@ -194,6 +229,32 @@ impl Asked {
         Ok(())
     }
 
+    /// The conversation that it belongs to.
+    fn conversation(&self, state: &State) -> Result<Option<String>, Refusal> {
+        let id = match self.field("conversation") {
+            None => return Ok(None),
+            Some(Value::Object(conversation)) => conversation.get("id").cloned().unwrap_or_default(),
+            Some(id) => id.clone(),
+        };
+        state.check_thing("conversations", "conversation", &id)?;
+        Ok(id.as_str().map(str::to_owned))
+    }
+
+    /// A call that makes a container of its own.
+    fn code_interpreter(&self, state: &State) -> Option<Value> {
+        let tools = self.field("tools")?.as_array()?;
+        let tool = tools.iter().find(|tool| tool["type"] == "code_interpreter")?;
+        let container = state.id("cntr");
+        if tool["container"].is_object() {
+            let object = json!({ "id": container, "object": "container", "status": "running" });
+            state.things().add("containers", Thing::new(object));
+        }
+        Some(json!({
+            "id": state.id("ci"), "type": "code_interpreter_call", "status": "completed",
+            "code": "1 + 1", "container_id": container, "outputs": null,
+        }))
+    }
+
     fn input_items(&self) -> &[Value] {
         self.field("input")
             .and_then(Value::as_array)
@@ -273,8 +334,7 @@ impl Asked {
         turns: usize,
         said: &str,
     ) -> (Value, String, Option<&'static str>) {
-        if let Some(name) = self.tool_asked_for(said) {
-            let arguments = "{}";
+        if let Some((name, arguments)) = self.tool_asked_for(said) {
             let item = json!({
                 "id": state.id("fc"), "type": "function_call", "status": "completed",
                 "call_id": state.id("call"), "name": name, "arguments": arguments,
@@ -299,16 +359,30 @@ impl Asked {
         (item, text, reason)
     }
 
-    fn tool_asked_for(&self, said: &str) -> Option<&str> {
+    /// The tool that the user asks for in the last item, and its arguments: "call the tool NAME", or
+    /// "call the tool NAME with {…}". What the tool has said is answered with text.
+    fn tool_asked_for<'a>(&'a self, said: &'a str) -> Option<(&'a str, &'a str)> {
+        let last = self.input_items().last();
+        let is_output = |item: &Value| {
+            item["type"]
+                .as_str()
+                .is_some_and(|kind| kind.ends_with("_output"))
+        };
+        if last.is_some_and(is_output) {
+            return None;
+        }
         let (_, after) = said.split_once("call the tool ")?;
         let asked = after
             .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-'))
             .next()?;
         let tools = self.field("tools")?.as_array()?;
-        tools
+        let with = after.split_once(" with ").map(|(_, with)| with.trim());
+        let arguments = with.filter(|with| serde_json::from_str::<Map<String, Value>>(with).is_ok());
+        let name = tools
             .iter()
             .filter_map(|tool| tool["name"].as_str())
-            .find(|name| *name == asked)
+            .find(|name| *name == asked)?;
+        Some((name, arguments.unwrap_or("{}")))
     }
 
     /// The whole object: what was asked, as the real API repeats it, and what came of it.
@@ -355,7 +429,7 @@ impl Asked {
 }
 
 /// What the account says: who it is, which turn this is, what it heard; then filling.
-fn spoken(name: &str, turns: usize, said: &str, bytes: Option<usize>) -> String {
+pub(super) fn spoken(name: &str, turns: usize, said: &str, bytes: Option<usize>) -> String {
     const HEARD_MAX: usize = 200;
     const FILLING: &str = " The tide comes in, the tide goes out, and the lines hold.";
     let heard = &said[..said.floor_char_boundary(HEARD_MAX)];

@@ -1,10 +1,11 @@
 //! The routes of one simulated account.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{DefaultBodyLimit, Path, Request, State as Shared};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State as Shared};
 use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
@@ -19,22 +20,27 @@ use super::fault::Fault;
 use super::journal::{Ending, JournalEntry};
 use super::play::{Sending, Step, in_pieces, play};
 use super::refusal::Refusal;
-use super::{events, response};
+use super::{chat, events, response, things};
 
 /// The largest request, as the real API takes images in it.
 const BODY_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// The place of a request in the journal; `None` if none is kept.
 #[derive(Debug, Clone, Copy)]
-struct Entry(Option<u64>);
+pub(super) struct Entry(pub(super) Option<u64>);
 
 pub(super) fn router(state: Arc<State>) -> Router {
     let received = middleware::from_fn_with_state(state.clone(), receive);
     Router::new()
         .route("/v1/responses", post(create).get(upgrade))
+        .route("/v1/responses/compact", post(compact))
+        .route("/v1/responses/input_tokens", post(input_tokens))
         .route("/v1/responses/{id}", get(retrieve).delete(delete))
+        .route("/v1/responses/{id}/cancel", post(cancel))
         .route("/v1/responses/{id}/input_items", get(input_items))
         .route("/v1/models", get(models))
+        .merge(things::router())
+        .merge(chat::router())
         .fallback(async |request: Request| Refusal::unknown_url(request.uri().path()))
         .layer(DefaultBodyLimit::disable())
         .layer(received)
@@ -59,13 +65,23 @@ async fn check_key(Shared(state): Shared<Arc<State>>, request: Request, next: Ne
 async fn receive(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
     let begin = Instant::now();
     let (parts, body) = request.into_parts();
-    let Ok(body) = to_bytes(body, BODY_BYTES_MAX).await else {
+    // Files are not held.
+    let kind = parts.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let is_form = kind.is_some_and(|kind| kind.starts_with(b"multipart/"));
+    let (read, body) = match is_form {
+        true => (Ok(Bytes::new()), body),
+        false => match to_bytes(body, BODY_BYTES_MAX).await {
+            Ok(bytes) => (Ok(bytes.clone()), Body::from(bytes)),
+            Err(error) => (Err(error), Body::empty()),
+        },
+    };
+    let Ok(bytes) = read else {
         return Refusal::bad_request(None, None, "The body could not be read.".to_owned()).into_response();
     };
     let entry = state
         .keeps_journal
-        .then(|| state.journal().add(received(&parts, &body)));
-    let mut request = Request::from_parts(parts, Body::from(body));
+        .then(|| state.journal().add(received(&parts, &bytes)));
+    let mut request = Request::from_parts(parts, body);
     request.extensions_mut().insert(Entry(entry));
     let mut answer = next.run(request).await;
     if let Some(number) = entry {
@@ -157,13 +173,14 @@ async fn create(
     }
     let steps = match answer.stream {
         true => events::stream(&answer, &fault, state.delta_delay),
+        false if answer.in_background => document(&in_background(&answer.object, Some("queued")), &fault),
         false => document(&answer.object, &fault),
     };
     Ok(respond(answer.stream, &fault, steps, sending))
 }
 
 /// The fault that the request asks for, or else the next one that the account was told.
-fn fault(state: &State, headers: &HeaderMap) -> Result<Fault, Refusal> {
+pub(super) fn fault(state: &State, headers: &HeaderMap) -> Result<Fault, Refusal> {
     let Some(asked) = headers.get("x-simulate") else {
         return Ok(state.next_fault().unwrap_or_default());
     };
@@ -194,7 +211,7 @@ fn document(object: &Value, fault: &Fault) -> Vec<Step> {
     vec![Step::Send(bytes)]
 }
 
-fn respond(stream: bool, fault: &Fault, steps: Vec<Step>, sending: Sending) -> Response {
+pub(super) fn respond(stream: bool, fault: &Fault, steps: Vec<Step>, sending: Sending) -> Response {
     let length = match &steps[..] {
         [Step::Send(bytes)] if !stream => Some(bytes.len()),
         _ => None,
@@ -228,9 +245,63 @@ fn unknown_response(id: &str) -> Refusal {
     Refusal::not_found(format!("Response with id '{id}' not found."), None)
 }
 
-async fn retrieve(Shared(state): Shared<Arc<State>>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
+async fn retrieve(
+    Shared(state): Shared<Arc<State>>,
+    Path(id): Path<String>,
+    Query(asked): Query<HashMap<String, String>>,
+    Extension(Entry(number)): Extension<Entry>,
+) -> Result<Response, Refusal> {
     let kept = state.kept(&id).ok_or_else(|| unknown_response(&id))?;
-    Ok(Json(kept.object.clone()))
+    if asked.get("stream").is_some_and(|stream| stream == "true") {
+        let after = asked.get("starting_after").and_then(|after| after.parse().ok());
+        let steps = events::resumed(&kept.object, after, state.delta_delay);
+        let sending = Sending::new(state.clone(), number);
+        return Ok(respond(true, &Fault::default(), steps, sending));
+    }
+    let status = state.progress(&id);
+    Ok(Json(in_background(&kept.object, status)).into_response())
+}
+
+/// A response as it stands now, if it runs in the background.
+fn in_background(object: &Value, status: Option<&str>) -> Value {
+    let mut object = object.clone();
+    if let Some(status) = status {
+        object["status"] = status.into();
+        if status != "completed" {
+            object["output"] = json!([]);
+            object["usage"] = Value::Null;
+            object["completed_at"] = Value::Null;
+        }
+    }
+    object
+}
+
+async fn cancel(Shared(state): Shared<Arc<State>>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
+    let kept = state.kept(&id).ok_or_else(|| unknown_response(&id))?;
+    if !state.cancel(&id) {
+        let message = "Only responses in the background can be cancelled.".to_owned();
+        return Err(Refusal::bad_request(None, None, message));
+    }
+    Ok(Json(in_background(&kept.object, state.progress(&id))))
+}
+
+/// The history, put together into one item that only this account can read.
+async fn compact(Shared(state): Shared<Arc<State>>, body: Bytes) -> Result<Json<Value>, Refusal> {
+    let answer = response::answer(&state, &body, &Fault::default())?;
+    Ok(Json(json!({
+        "id": state.id("resp"),
+        "object": "response.compaction",
+        "created_at": answer.object["created_at"],
+        "output": [{ "id": state.id("cmp"), "type": "compaction", "encrypted_content": state.seal() }],
+        "usage": answer.object["usage"],
+    })))
+}
+
+async fn input_tokens(Shared(state): Shared<Arc<State>>, body: Bytes) -> Result<Json<Value>, Refusal> {
+    let answer = response::answer(&state, &body, &Fault::default())?;
+    Ok(Json(
+        json!({ "object": "response.input_tokens", "input_tokens": answer.object["usage"]["input_tokens"] }),
+    ))
 }
 
 async fn delete(Shared(state): Shared<Arc<State>>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
@@ -255,9 +326,26 @@ async fn input_items(
     })))
 }
 
-async fn models() -> Json<Value> {
-    let model = |id: &str| json!({ "id": id, "object": "model", "created": 1_795_000_000, "owned_by": "moorage-simulator" });
-    Json(json!({ "object": "list", "data": [model("sim-large"), model("sim-small")] }))
+async fn models(
+    Shared(state): Shared<Arc<State>>,
+    Query(asked): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Refusal> {
+    let fault = fault(&state, &headers)?;
+    if let Some(status) = fault.status {
+        return Err(Refusal::told(status, &fault));
+    }
+    let models = state.models().into_iter();
+    // Codex asks with its version, and expects another shape.
+    if asked.contains_key("client_version") {
+        let model =
+            |slug: String| json!({ "slug": slug, "display_name": slug, "visibility": "list", "priority": 1 });
+        return Ok(Json(json!({ "models": models.map(model).collect::<Vec<_>>() })));
+    }
+    let model = |id: String| json!({ "id": id, "object": "model", "created": 1_795_000_000, "owned_by": "moorage-simulator" });
+    Ok(Json(
+        json!({ "object": "list", "data": models.map(model).collect::<Vec<_>>() }),
+    ))
 }
 
 /// The body is a fault in text; with `?always`, for every request from now on.

@@ -119,29 +119,102 @@ async fn openai_for_node_talks_through_a_kill() {
     talk_in_parallel(Path::new("node"), "openai_node.mjs").await;
 }
 
+/// Runs a script to its end, and gives its last line.
+fn run(program: &Path, script: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .arg(beside(script, program))
+        .args(arguments)
+        .env("OPENAI_API_KEY", KEY)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}; .ci/run installs it", program.display()));
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    said.lines().last().unwrap_or_default().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs @openai/codex from npm; .ci/run installs it"]
-async fn codex_answers_a_prompt() {
-    let harness = Harness::over(2).await;
+#[ignore = "needs openai from PyPI; .ci/run installs it"]
+async fn openai_for_python_finds_its_background_responses_conversations_and_files() {
+    let harness = Harness::over(3).await;
+    let base_url = format!("{}/v1", harness.gateway.url());
+    let python = installed("python/bin/python");
+    assert_eq!(run(&python, "openai_python_things.py", &[&base_url]), "well");
+    let astray = "SELECT * FROM turns WHERE affinity IN ('moved', 'unknown', 'refused') AND status <> 404";
+    assert_eq!(harness.query(astray), [] as [Value; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs ai from npm; .ci/run installs it"]
+async fn the_vercel_ai_sdk_keeps_a_conversation_with_a_tool_on_one_account() {
+    let harness = Harness::over(3).await;
+    let base_url = format!("{}/v1", harness.gateway.url());
+    let mut homes = Vec::new();
+    for who in ["Ada", "Bob"] {
+        harness
+            .simulator
+            .accounts()
+            .iter()
+            .for_each(|account| account.clear_journal());
+        let before = harness.query("SELECT count(*) AS n FROM turns")[0]["n"]
+            .as_i64()
+            .unwrap();
+        run(Path::new("node"), "vercel_ai.mjs", &[&base_url, who]);
+        let turns = harness.query(&format!(
+            "SELECT account, affinity, affinity_by, outcome FROM turns ORDER BY request_id LIMIT -1 OFFSET {before}"
+        ));
+        assert!(turns.len() >= 9, "{turns:?}");
+        let home = turns[0]["account"].clone();
+        for turn in &turns[1..] {
+            assert_eq!(
+                (&turn["account"], &turn["affinity"], &turn["outcome"]),
+                (&home, &json!("hit"), &json!("completed")),
+                "{turns:?}"
+            );
+        }
+        let by_items = turns
+            .iter()
+            .filter(|turn| turn["affinity_by"] == "item_reference")
+            .count();
+        assert!(by_items >= 6, "{turns:?}");
+        homes.push(home);
+    }
+    assert_ne!(homes[0], homes[1], "two conversations, two accounts");
+}
+
+/// A home of Codex whose provider is the gateway, over HTTP.
+fn codex_home(harness: &Harness) -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     let config = format!(
         "model = \"sim-large\"\nmodel_provider = \"moorage\"\n\n[model_providers.moorage]\nname = \"Moorage\"\nbase_url = \"{}/v1\"\nenv_key = \"MOORAGE_KEY\"\nwire_api = \"responses\"\n",
         harness.gateway.url()
     );
     std::fs::write(home.path().join("config.toml"), config).unwrap();
-    let codex = installed("node/node_modules/.bin/codex");
-    let output = Command::new(codex)
-        .args(["exec", "--skip-git-repo-check", "-C"])
-        .arg(home.path())
-        .arg("Say which tide it is")
+    home
+}
+
+/// Runs `codex exec` with these arguments, and gives what it said.
+fn codex(home: &tempfile::TempDir, arguments: &[&str]) -> String {
+    let output = Command::new(installed("node/node_modules/.bin/codex"))
+        .arg("exec")
+        .args(arguments)
+        .current_dir(home.path())
         .env("CODEX_HOME", home.path())
         .env("MOORAGE_KEY", KEY)
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
-    assert!(said.contains("You said: Say which tide it is"), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs @openai/codex from npm; .ci/run installs it"]
+async fn codex_answers_a_prompt() {
+    let harness = Harness::over(2).await;
+    let home = codex_home(&harness);
+    let said = codex(&home, &["--skip-git-repo-check", "Say which tide it is"]);
+    assert!(said.contains("You said: Say which tide it is"), "{said}");
     let rows = harness.query("SELECT transport, outcome, model, client_key FROM turns");
     let row =
         json!({ "transport": "sse", "outcome": "completed", "model": "sim-large", "client_key": "laptop" });
@@ -149,4 +222,45 @@ async fn codex_answers_a_prompt() {
         !rows.is_empty() && rows.iter().all(|turn| *turn == row),
         "{rows:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs @openai/codex from npm; .ci/run installs it"]
+async fn codex_calls_a_tool_and_is_resumed_on_one_account() {
+    let harness = Harness::over(3).await;
+    let mut homes = Vec::new();
+    for who in ["Ada", "Bob"] {
+        let before = harness.query("SELECT count(*) AS n FROM turns")[0]["n"]
+            .as_i64()
+            .unwrap();
+        let home = codex_home(&harness);
+        let prompt = format!("{who}: call the tool exec_command with {{\"cmd\":\"echo tide\"}}");
+        codex(&home, &["--skip-git-repo-check", &prompt]);
+        for text in ["And now?", "And then?"] {
+            let said = codex(&home, &["resume", "--last", "--skip-git-repo-check", text]);
+            assert!(said.contains(&format!("You said: {text}")), "{said}");
+        }
+        let turns = harness.query(&format!(
+            "SELECT account, affinity, affinity_by, outcome, conversation_id FROM turns ORDER BY request_id LIMIT -1 OFFSET {before}"
+        ));
+        // The call, what it gave, and twice resumed.
+        assert!(turns.len() >= 4, "{turns:?}");
+        for turn in &turns[1..] {
+            assert_eq!(
+                (&turn["account"], &turn["affinity"]),
+                (&turns[0]["account"], &json!("hit")),
+                "{turns:?}"
+            );
+        }
+        homes.push(turns[0]["account"].clone());
+    }
+    assert_ne!(homes[0], homes[1], "two threads, two accounts");
+    let ran = harness.simulator.accounts().iter().any(|account| {
+        let told = |entry: &moorage::simulator::JournalEntry| {
+            let input = entry.json()["input"].to_string();
+            input.contains("function_call_output") && input.contains("tide")
+        };
+        account.journal().iter().any(told)
+    });
+    assert!(ran, "the tool ran, and its output came back");
 }

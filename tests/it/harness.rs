@@ -44,9 +44,17 @@ pub struct Builder {
     account_settings: Vec<String>,
     end: String,
     wrapper: Option<Vec<String>>,
+    models: Vec<Vec<String>>,
 }
 
 impl Builder {
+    /// The models that each simulated account has; without, they take any.
+    pub fn models(mut self, models: &[&[&str]]) -> Builder {
+        let owned = |models: &&[&str]| models.iter().map(|model| (*model).to_owned()).collect();
+        self.models = models.iter().map(owned).collect();
+        self
+    }
+
     /// Settings at the top of the configuration.
     pub fn setting(mut self, toml: &str) -> Builder {
         self.top.push_str(toml);
@@ -75,8 +83,10 @@ impl Builder {
 
     /// Starts the simulated accounts and the gateway.
     pub async fn start(self) -> Harness {
-        let names = (0..self.accounts)
-            .map(|index| AccountConfig::named(&format!("sim-{}", char::from(b'a' + index as u8))));
+        let names = (0..self.accounts).map(|index| AccountConfig {
+            models: self.models.get(index).cloned().unwrap_or_default(),
+            ..AccountConfig::named(&format!("sim-{}", char::from(b'a' + index as u8)))
+        });
         let config = SimulatorConfig {
             accounts: names.collect(),
             ..SimulatorConfig::default()
@@ -156,6 +166,7 @@ impl Harness {
             account_settings: Vec::new(),
             end: String::new(),
             wrapper: None,
+            models: Vec::new(),
         }
     }
 

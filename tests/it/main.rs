@@ -12,6 +12,7 @@ mod bytes_pass;
 mod clients;
 mod commands;
 mod crash;
+mod endpoints;
 mod ends;
 mod failures;
 mod history;

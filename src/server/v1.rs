@@ -1,0 +1,162 @@
+//! `/v1/…`: everything that the accounts answer.
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, UPGRADE,
+};
+use axum::http::{Method, request};
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+
+use crate::error::Error;
+use crate::exchange::answer::Answer;
+use crate::exchange::{self, Content, Question, Record, Routing, lists, models};
+use crate::limits;
+use crate::request::endpoint::{Endpoint, Role};
+
+use super::{Front, body, errors};
+
+/// Checks the key, reads the body where it must be known, and hands over to the exchange.
+pub(super) async fn answer(State(front): State<Front>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    // 426 makes clients such as Codex use HTTP at once, where other refusals make them try again.
+    if head.method == Method::GET && head.headers.contains_key(UPGRADE) {
+        return errors::upgrade_refused();
+    }
+    let path = head.uri.path().strip_prefix("/v1").unwrap_or_default();
+    let Some(endpoint) = Endpoint::of(&head.method, path) else {
+        let record = Record::open(&front.gateway, "/*");
+        return refused(&front, Error::NoSuchPath, record).await;
+    };
+    let mut record = Record::open(&front.gateway, endpoint.name.clone());
+    let question = match question(&front, &mut record, endpoint, head, body).await {
+        Ok(question) => question,
+        Err(error) => return refused(&front, error, record).await,
+    };
+    let composed = match question.endpoint.role {
+        Role::Models => {
+            let version = question.query_value("client_version");
+            let version = version
+                .filter(|version| version.len() <= limits::NAME_BYTES_MAX)
+                .map(str::to_owned);
+            models::union(&front.gateway, version.as_deref()).await
+        }
+        Role::List if !lists::is_whole(&front.gateway, &question) => {
+            lists::page(&front.gateway, &question).await
+        }
+        _ => {
+            return match exchange::run(&front.gateway, record, question).await {
+                Ok(answer) => answered(&front, answer),
+                Err((error, record)) => refused(&front, error, record).await,
+            };
+        }
+    };
+    match composed {
+        Ok(body) => composed_answer(&front, body, record).await,
+        Err(error) => refused(&front, error, record).await,
+    }
+}
+
+async fn question(
+    front: &Front,
+    record: &mut Record,
+    endpoint: Endpoint,
+    head: request::Parts,
+    body: Body,
+) -> Result<Question, Error> {
+    let key = front.keys.identify(&head.headers).ok_or(Error::UnknownKey)?;
+    record.asked_by(&key)?;
+    let body = match passes(&endpoint, &head.headers) {
+        true => Content::Passing(body::passing(&head.headers, body, front.upload_bytes_max)?),
+        false => Content::Whole(body::read(&head.headers, body, front.request_body_bytes_max).await?),
+    };
+    let path = head.uri.path();
+    Ok(Question {
+        scope: key.key.scope.clone(),
+        one_scope: front.keys.one_scope(),
+        path: path.strip_prefix("/v1").unwrap_or(path).to_owned(),
+        query: head.uri.query().map(str::to_owned),
+        method: head.method,
+        endpoint,
+        headers: head.headers,
+        body,
+    })
+}
+
+/// Files pass while they come. Everything else is read first: what it points with leads its way.
+fn passes(endpoint: &Endpoint, headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let is_form = kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("multipart/"));
+    is_form && endpoint.api().is_none()
+}
+
+/// An answer that was put together here.
+async fn composed_answer(front: &Front, body: Bytes, record: Record) -> Response {
+    let routing = record.routing();
+    record.composed(body.len()).await;
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    add_routing(front, headers, &routing);
+    response
+}
+
+fn answered(front: &Front, answer: Answer) -> Response {
+    let Answer {
+        status,
+        headers,
+        is_events,
+        length,
+        routing,
+        body,
+    } = answer;
+    let mut response = Response::new(Body::from_stream(body.into_stream()));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    let headers = response.headers_mut();
+    headers.remove(CONTENT_LENGTH);
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if is_events {
+        // Reverse proxies that buffer would keep the stream from its reader.
+        headers.insert(
+            HeaderName::from_static("x-accel-buffering"),
+            HeaderValue::from_static("no"),
+        );
+        headers
+            .entry(CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-cache"));
+    }
+    add_routing(front, headers, &routing);
+    response
+}
+
+async fn refused(front: &Front, error: Error, record: Record) -> Response {
+    let told = errors::told(&error);
+    let routing = record.routing();
+    record.refuse(&error, told.status.as_u16(), told.code).await;
+    let mut response = told.into_response();
+    add_routing(front, response.headers_mut(), &routing);
+    response
+}
+
+fn add_routing(front: &Front, headers: &mut HeaderMap, routing: &Routing) {
+    if !front.routing_headers {
+        return;
+    }
+    headers.insert(
+        HeaderName::from_static("x-moorage-request-id"),
+        HeaderValue::from(routing.request_id),
+    );
+    let texts = [
+        ("x-moorage-account", routing.account.as_deref()),
+        ("x-moorage-affinity", Some(routing.affinity.as_str())),
+    ];
+    for (name, text) in texts {
+        if let Some(value) = text.and_then(|text| HeaderValue::from_str(text).ok()) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
