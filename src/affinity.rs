@@ -210,6 +210,23 @@ impl Reference {
         Reference { kind, digest }
     }
 
+    /// What is known while the figures of a response in the background are still to come: they are
+    /// counted where they are told first.
+    pub fn owed_figures(scope: &str, response_id: &str) -> Reference {
+        let space = format!("owed figures\0{response_id}");
+        let digest = Sha256::new()
+            .chain_update((scope.len() as u64).to_le_bytes())
+            .chain_update(scope)
+            .chain_update(space)
+            .finalize();
+        let mut short = [0; 16];
+        short.copy_from_slice(&digest[..16]);
+        Reference {
+            kind: ReferenceKind::Path,
+            digest: short,
+        }
+    }
+
     /// The first and the last digest that the same id can have in any scope.
     pub fn in_any_scope(&self) -> [[u8; 16]; 2] {
         let (mut first, mut last) = (self.digest, self.digest);

@@ -182,6 +182,13 @@ async fn converse(
         record.row().conversation = Some(conversation);
     }
 
+    let mut owed = None;
+    if question.is_retrieval() {
+        owed = references::owed(gateway, &question).await;
+        record.tells(owed.is_some());
+        record.row().conversation = known_conversation.filter(|_| owed.is_some());
+    }
+
     let mut turn = Turn {
         gateway,
         question: &question,
@@ -239,7 +246,7 @@ async fn converse(
         }
     };
     let account = attempt.account.id;
-    let (remember, moves) = references::to_remember(
+    let (mut remember, moves) = references::to_remember(
         gateway,
         &question,
         &envelope,
@@ -248,6 +255,7 @@ async fn converse(
         account,
         conversation,
     );
+    remember.owed = owed;
     record.moves(moves && attempt.status.is_success());
     Ok((attempt, remember))
 }
@@ -392,7 +400,7 @@ impl Turn<'_> {
             },
             Role::Generate(_) => Reads::Response { stream },
             Role::Create => Reads::Object,
-            Role::Use if self.question.endpoint.name == "/responses/{id}" => Reads::Response {
+            _ if self.question.is_retrieval() => Reads::Response {
                 stream: self.question.asks_for_stream(),
             },
             Role::Other if self.question.method == Method::POST => Reads::Object,
@@ -614,6 +622,11 @@ impl Gateway {
 }
 
 impl Question {
+    /// Whether it asks for a response as it stands. What that tells was counted when it was made.
+    fn is_retrieval(&self) -> bool {
+        self.endpoint.role == Role::Use && self.endpoint.name == "/responses/{id}"
+    }
+
     /// Whether the answer of a request that has no body is to be a stream.
     fn asks_for_stream(&self) -> bool {
         self.query_value("stream") == Some("true")

@@ -38,6 +38,8 @@ pub struct Envelope {
     /// Whether the upstream is to keep the response, where the client says so. Else it does in the
     /// Responses API, and does not in a chat.
     pub store: Option<bool>,
+    /// Whether the answer is made in the background, to be asked for later.
+    pub background: bool,
     /// The response that this one follows.
     pub previous_response_id: Option<String>,
     /// The conversation that it belongs to.
@@ -250,6 +252,7 @@ struct Fields<'a> {
     model: Option<&'a RawValue>,
     stream: Option<&'a RawValue>,
     store: Option<&'a RawValue>,
+    background: Option<&'a RawValue>,
     previous_response_id: Option<&'a RawValue>,
     conversation: Option<&'a RawValue>,
     prompt_cache_key: Option<&'a RawValue>,
@@ -289,6 +292,7 @@ impl<'a> Fields<'a> {
             model: name(self.model),
             stream: truth(self.stream).unwrap_or(false),
             store: truth(self.store),
+            background: truth(self.background).unwrap_or(false),
             previous_response_id: text(self.previous_response_id),
             conversation: conversation(self.conversation),
             prompt_cache_key: text(self.prompt_cache_key),
@@ -404,6 +408,7 @@ impl<'de> Visitor<'de> for ObjectVisitor {
                 b"model" => &mut fields.model,
                 b"stream" => &mut fields.stream,
                 b"store" => &mut fields.store,
+                b"background" => &mut fields.background,
                 b"previous_response_id" => &mut fields.previous_response_id,
                 b"conversation" => &mut fields.conversation,
                 b"stream_options" => &mut fields.stream_options,

@@ -206,7 +206,7 @@ impl AnswerBody {
                 ..Work::default()
             },
             None => {
-                self.record.row().tell(&self.reader.facts);
+                self.record.tell(&self.reader.facts);
                 self.record.progress(remember)
             }
         };
@@ -216,6 +216,10 @@ impl AnswerBody {
         }
         if outcome == Some(Outcome::Completed) && self.status.is_success() {
             work.forget = work.forget.or(self.remember.deletes.take());
+        }
+        // Told and counted here, and not again.
+        if outcome.is_some() && self.reader.facts.usage.is_some() {
+            work.forget = work.forget.or(self.remember.owed.take());
         }
         let row = self.record.for_refusal(&work);
         let written = self.gateway.store.write(work).await;

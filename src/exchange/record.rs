@@ -30,6 +30,8 @@ pub struct Record {
     account: Option<String>,
     /// What the header says besides outcome and reason.
     affinity_note: Option<&'static str>,
+    /// Whether the row has what the answer tells.
+    tells: bool,
     overhead: Duration,
     /// The client's place, until the answer has ended.
     place: Option<Place>,
@@ -47,6 +49,7 @@ impl Record {
             started: Instant::now(),
             account: None,
             affinity_note: None,
+            tells: true,
             overhead: Duration::ZERO,
             place: None,
         }
@@ -124,6 +127,19 @@ impl Record {
                 let parts: Vec<&str> = parts.into_iter().flatten().collect();
                 parts.join("; ")
             },
+        }
+    }
+
+    /// Says whether the row is to have what the answer tells: a response that is only asked for again
+    /// is not counted again.
+    pub(super) fn tells(&mut self, tells: bool) {
+        self.tells = tells;
+    }
+
+    /// Fills in what the answer has told so far.
+    pub(super) fn tell(&mut self, facts: &Facts) {
+        if self.tells {
+            self.row().tell(facts);
         }
     }
 
@@ -224,7 +240,9 @@ impl Record {
                 ..Work::default()
             };
         };
-        row.tell(facts);
+        if self.tells {
+            row.tell(facts);
+        }
         row.error_code = facts.error_code.clone().or(row.error_code);
         self.complete(&mut row, outcome);
         Work {

@@ -176,6 +176,15 @@ impl Located {
     }
 }
 
+/// Whether the figures of a response that is asked for have not been counted yet: they are still to
+/// come if it was made in the background.
+pub(super) async fn owed(gateway: &Gateway, question: &Question) -> Option<[u8; 16]> {
+    let id = question.endpoint.id.as_ref()?;
+    let owed = Reference::owed_figures(&question.scope, id);
+    let known = gateway.store.owners(&[owed], now_ms()).await.ok()?;
+    known[0].map(|_| owed.digest)
+}
+
 /// What is written down once the answer's ids are known.
 #[derive(Debug)]
 pub struct ToRemember {
@@ -191,6 +200,10 @@ pub struct ToRemember {
     pub follows: Option<[u8; 16]>,
     /// What the request deletes.
     pub deletes: Option<[u8; 16]>,
+    /// Whether the answer is made in the background.
+    in_background: bool,
+    /// The figures that were still to come, and are told here, if they are.
+    pub owed: Option<[u8; 16]>,
     response_is_known: bool,
     items_known: usize,
     sealed_known: usize,
@@ -279,6 +292,8 @@ pub(super) fn to_remember(
         soft: remember,
         follows: followed(&located.found),
         deletes: deletes.map(|found| found.reference.digest),
+        in_background: envelope.background && question.endpoint.api() == Some(Api::Responses),
+        owed: None,
         response_is_known: false,
         items_known: 0,
         sealed_known: 0,
@@ -421,6 +436,11 @@ impl ToRemember {
                     .iter()
                     .map(|digest| remember(ReferenceKind::Reasoning, digest)),
             );
+        }
+        if let Some(id) = new_response.filter(|_| self.in_background) {
+            let digest = Reference::owed_figures(scope, id).digest;
+            list.push(Remember { digest, owner });
+            self.owed = Some(digest);
         }
         if self.keeps == Keeps::All {
             list.extend(

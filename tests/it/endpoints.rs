@@ -418,7 +418,7 @@ async fn a_conversation_pins_its_turns_and_keeps_its_items() {
 #[tokio::test]
 async fn a_response_in_the_background_is_asked_for_resumed_and_cancelled_at_its_owner() {
     let harness = Harness::over(3).await;
-    for _ in 0..4 {
+    for made_so_far in 1..=4 {
         let made = harness
             .post(json!({ "model": "sim-large", "input": "think", "background": true }))
             .await;
@@ -431,10 +431,18 @@ async fn a_response_in_the_background_is_asked_for_resumed_and_cancelled_at_its_
             statuses.push(reply.json()["status"].clone());
         }
         assert_eq!(statuses, ["in_progress", "completed"]);
+        // However often it is asked for, it is counted once.
+        get(&harness, &path).await;
+        let counted = "SELECT count(*) AS n FROM turns WHERE input_tokens IS NOT NULL";
+        eventually("the figures, once", || {
+            (harness.query(counted)[0]["n"] == made_so_far).then_some(())
+        })
+        .await;
         let whole = get(&harness, &format!("{path}?stream=true")).await.events();
         let resumed = get(&harness, &format!("{path}?stream=true&starting_after=3")).await;
         assert_eq!(resumed.account(), made.account());
         assert_eq!(resumed.events(), whole[4..]);
+        assert_eq!(harness.query(counted)[0]["n"], made_so_far);
 
         let other = harness
             .post(json!({ "model": "sim-large", "input": "think", "background": true }))
