@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use fantoccini::error::CmdError;
 use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -36,6 +37,12 @@ struct Browser {
     driver: Child,
     client: Client,
     url: String,
+}
+
+/// What was found is not on the page any more: it was drawn anew.
+fn is_redrawn(error: &CmdError) -> bool {
+    let text = error.to_string();
+    error.is_no_such_element() || text.contains("stale element reference")
 }
 
 impl Browser {
@@ -107,13 +114,21 @@ impl Browser {
         }
     }
 
+    /// Clicks on what is there now: the page may draw itself anew between the look and the click.
     async fn click(&self, selector: &str) {
-        self.until(&format!("document.querySelector({selector:?})")).await;
-        let element = self.client.find(Locator::Css(selector)).await.unwrap();
-        element
-            .click()
-            .await
-            .unwrap_or_else(|error| panic!("{selector}: {error}"));
+        let begin = Instant::now();
+        loop {
+            self.until(&format!("document.querySelector({selector:?})")).await;
+            let clicked = match self.client.find(Locator::Css(selector)).await {
+                Ok(element) => element.click().await,
+                Err(error) => Err(error),
+            };
+            match clicked {
+                Ok(()) => return,
+                Err(error) if is_redrawn(&error) && begin.elapsed() < PATIENCE => {}
+                Err(error) => panic!("{selector}: {error}"),
+            }
+        }
     }
 
     async fn enter(&self, selector: &str, text: &str) {
