@@ -176,6 +176,11 @@ impl SimulatedAccount {
         self.state.script(fault);
     }
 
+    /// Forgets how it was told to fail.
+    pub fn forget_faults(&self) {
+        self.state.forget_faults();
+    }
+
     /// Makes every request fail like this, until it is called again.
     pub fn always(&self, fault: Option<Fault>) {
         self.state.always(fault);

@@ -166,6 +166,10 @@ impl State {
         locked(&self.faults).queued.push_back(fault);
     }
 
+    pub(super) fn forget_faults(&self) {
+        *locked(&self.faults) = Faults::default();
+    }
+
     pub(super) fn always(&self, fault: Option<Fault>) {
         let mut faults = locked(&self.faults);
         faults.queued.clear();

@@ -224,6 +224,64 @@ async fn codex_answers_a_prompt() {
     );
 }
 
+/// One account that is limited for two seconds, and a gateway that tells the client so at once.
+async fn limited_for_a_moment() -> Harness {
+    let harness = Harness::build(1)
+        .section("[affinity]\npin_wait = \"0s\"")
+        .start()
+        .await;
+    harness
+        .account(0)
+        .script("status=429;retry_after=2".parse().unwrap());
+    harness
+}
+
+/// The client was told to wait, waited, and then succeeded.
+fn waited_and_succeeded(harness: &Harness) {
+    let turns = harness.query(
+        "SELECT outcome, status, started_at FROM turns WHERE endpoint = '/responses' ORDER BY request_id",
+    );
+    let (first, last) = (&turns[0], turns.last().unwrap());
+    assert_eq!(
+        (&first["outcome"], &first["status"]),
+        (&json!("refused"), &json!(429))
+    );
+    assert_eq!(
+        (&last["outcome"], turns.len()),
+        (&json!("completed"), 2),
+        "{turns:?}"
+    );
+    let at = |turn: &Value| {
+        turn["started_at"]
+            .as_str()
+            .unwrap()
+            .parse::<jiff::Timestamp>()
+            .unwrap()
+    };
+    let waited = at(last).duration_since(at(first)).as_millis();
+    assert!(waited >= 1900, "it came back after {waited} ms");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs openai from PyPI; .ci/run installs it"]
+async fn openai_for_python_waits_as_it_is_told_and_then_succeeds() {
+    let harness = limited_for_a_moment().await;
+    let base_url = format!("{}/v1", harness.gateway.url());
+    let said = run(&installed("python/bin/python"), "openai_retry.py", &[&base_url]);
+    assert!(said.contains("hi"), "{said}");
+    waited_and_succeeded(&harness);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs @openai/codex from npm; .ci/run installs it"]
+async fn codex_waits_as_it_is_told_and_then_succeeds() {
+    let harness = limited_for_a_moment().await;
+    let home = codex_home(&harness);
+    let said = codex(&home, &["--skip-git-repo-check", "Say which tide it is"]);
+    assert!(said.contains("You said: Say which tide it is"), "{said}");
+    waited_and_succeeded(&harness);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs @openai/codex from npm; .ci/run installs it"]
 async fn codex_calls_a_tool_and_is_resumed_on_one_account() {

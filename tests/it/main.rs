@@ -21,6 +21,7 @@ mod keys;
 mod layers;
 mod live;
 mod page;
+mod pool;
 mod references;
 mod secrets;
 mod shutdown;
