@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn the_example_of_a_price_table_is_understood() {
-        let file = File::parse(include_str!("../examples/prices.toml")).unwrap();
+        let file = File::parse(include_str!("config/prices.toml")).unwrap();
         assert_eq!(file.prices().len(), 5);
     }
 

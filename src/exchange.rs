@@ -13,6 +13,7 @@ pub mod lists;
 pub mod models;
 mod record;
 pub mod references;
+mod turn;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,30 +22,29 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
 
-use crate::account::{AccountId, Kind};
-use crate::affinity::{self, AccountView, ConversationId, Decision, Plan, ReferenceKind, Strip, Terms};
+use crate::account::Kind;
+use crate::affinity::{self, AccountView, ConversationId, Decision, ReferenceKind, Strip, Terms};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::pool::{Changed, Lease, NoLease, Pool, Ticket, Wish};
+use crate::pool::{Changed, Pool};
 use crate::price::Prices;
 use crate::request::endpoint::{Api, Endpoint, Role};
 use crate::request::{self, Envelope, Fill, Unreadable};
-use crate::response::refusal::{LOST, MODEL_NOT_FOUND};
-use crate::retry::{self, Next, Spent};
-use crate::store::requests::{Affinity, Transport};
-use crate::store::{Lifetimes, StandingRow, Store, Work};
+use crate::store::requests::Transport;
+use crate::store::{Lifetimes, StandingRow, Store};
 use crate::upstream::headers;
 use crate::upstream::http::{Outgoing, OutgoingBody, Upstream};
 use crate::upstream::passing::Passing;
 
 use answer::Answer;
 pub use asking::Unfound;
-use attempt::{Attempt, Failed, Reads};
+use attempt::Attempt;
 pub use models::Models;
 pub use record::Record;
-use references::{Located, ToRemember};
+use references::ToRemember;
+use turn::Turn;
 
 /// What a running gateway is made of, as an exchange sees it.
 #[derive(Debug)]
@@ -342,266 +342,6 @@ fn outgoing(
     }
 }
 
-/// The attempts of one exchange.
-struct Turn<'a> {
-    gateway: &'a Arc<Gateway>,
-    question: &'a Question,
-    envelope: &'a Envelope,
-    located: &'a mut Located,
-    terms: Terms,
-    /// Whether a new conversation begins.
-    begins: bool,
-    began: Instant,
-    /// Attempts that failed by a fault of transport or server.
-    faults: u32,
-    tried: Vec<AccountId>,
-    waited: Duration,
-    /// What the last attempt that failed would tell the client.
-    last: Option<Failed>,
-}
-
-impl Turn<'_> {
-    /// Decides. A hard reference that nobody knows is asked for first.
-    async fn plan(&mut self, record: &mut Record) -> Result<Plan, Error> {
-        loop {
-            let accounts = self.gateway.view(self.envelope.model.as_deref());
-            let found = &self.located.found;
-            let plan = affinity::plan(found, &accounts, self.terms);
-            record.planned(&plan, affinity::short(&plan, found, &accounts));
-            match plan.decision {
-                Decision::Unknown(position) => {
-                    record.row().affinity = Affinity::Unknown;
-                    asking::find_owner(self.gateway, self.question, self.located, position).await?;
-                }
-                Decision::Conflict(first, second) => {
-                    record.row().affinity = Affinity::Refused;
-                    return Err(self.located.conflict(first, second, &accounts));
-                }
-                Decision::OwnerGone(account) => {
-                    record.row().affinity = Affinity::Refused;
-                    record.row().account = Some(account);
-                    return Err(Error::Unavailable {
-                        account: None,
-                        reason: "the account that holds this conversation was removed".to_owned(),
-                    });
-                }
-                _ => return Ok(plan),
-            }
-        }
-    }
-
-    /// How the answer is read.
-    fn reads(&self) -> Reads {
-        let stream = self.envelope.stream;
-        match self.question.endpoint.role {
-            Role::Generate(api) if api.is_chat() => Reads::Chat {
-                stream,
-                hides_usage: self.envelope.lacks_usage(),
-            },
-            Role::Generate(_) => Reads::Response { stream },
-            Role::Create => Reads::Object,
-            _ if self.question.is_retrieval() => Reads::Response {
-                stream: self.question.asks_for_stream(),
-            },
-            Role::Other if self.question.method == Method::POST => Reads::Object,
-            _ => Reads::Nothing,
-        }
-    }
-
-    /// Leases an account, waiting a bounded time for a cooldown, or in line for a free place.
-    /// `None` if all that may serve have been tried.
-    async fn lease(&mut self, plan: &Plan, record: &mut Record) -> Result<Option<Lease>, Error> {
-        let mut ticket: Option<Ticket> = None;
-        loop {
-            let pool = &self.gateway.pool;
-            let freed = pool.freed();
-            let now = now_ms();
-            let none = match pool.lease(&self.wish(plan), ticket.as_ref(), now) {
-                Ok(lease) => return Ok(Some(lease)),
-                Err(NoLease::Tried) => return Ok(None),
-                Err(none) => none,
-            };
-            let patience = self.gateway.settings.pin_wait.saturating_sub(self.waited);
-            let begin = Instant::now();
-            let wait = match &none {
-                NoLease::CoolingDown { until_ms, .. } => {
-                    Some(until(*until_ms, now)).filter(|wait| *wait <= patience)
-                }
-                NoLease::Full { .. } if !patience.is_zero() => {
-                    ticket = ticket.or_else(|| pool.stand_in_line(&self.wish(plan)));
-                    ticket.is_some().then_some(patience)
-                }
-                _ => None,
-            };
-            let Some(wait) = wait else {
-                record.row().affinity = match plan.decision {
-                    Decision::Pinned(_) => Affinity::Refused,
-                    _ => record.row().affinity,
-                };
-                return Err(no_lease(none, now));
-            };
-            // Whatever it waits for: a person may change the accounts meanwhile.
-            tokio::time::timeout(wait, freed).await.ok();
-            self.waited += begin.elapsed();
-        }
-    }
-
-    fn wish<'b>(&'b self, plan: &'b Plan) -> Wish<'b> {
-        Wish {
-            decision: &plan.decision,
-            tried: &self.tried,
-            model: self.envelope.model.as_deref(),
-            without_model: &plan.without_model,
-            begins: self.begins,
-        }
-    }
-
-    /// Takes note of a failure and decides. Gives the failed attempt's answer if the client is to
-    /// have it; nothing if another attempt is to be made.
-    async fn failed(
-        &mut self,
-        failed: Failed,
-        plan: &Plan,
-        record: &mut Record,
-    ) -> Result<Option<Attempt>, Error> {
-        let pinned = matches!(plan.decision, Decision::Pinned(_));
-        if failed.seal_is_unreadable && plan.strip != Strip::All && !self.envelope.sealed.is_empty() {
-            self.terms.without_reasoning = true;
-            self.last = Some(failed);
-            return Ok(None);
-        }
-        if failed.code.as_deref() == Some(MODEL_NOT_FOUND) && !pinned && self.may_try_another(record) {
-            if let Some(model) = &self.envelope.model {
-                self.gateway.models.refused(failed.account.id, model, now_ms());
-            }
-            self.tried.push(failed.account.id);
-            self.last = Some(failed);
-            return Ok(None);
-        }
-        // An account that is limited is kept away by its status, and may be asked again after it.
-        if failed.signal.is_none() {
-            self.tried.push(failed.account.id);
-        }
-        let pool = &self.gateway.pool;
-        match failed.failure.is_fault() {
-            true => {
-                self.faults += 1;
-                pool.fault(failed.account.id, now_ms());
-            }
-            false => pool.answered(failed.account.id),
-        }
-        if let Some(signal) = failed.signal.clone()
-            && let Some(changed) = pool.note(
-                failed.account.id,
-                &signal.of_model(self.envelope.model.as_deref()),
-                now_ms(),
-            )
-        {
-            tracing::warn!(
-                account = failed.account.name,
-                status = changed.standing.word(failed.account.switch, now_ms()),
-                code = failed.code,
-                "account status changed"
-            );
-            self.gateway.metrics.met_limit(true);
-            let work = Work {
-                standing: Some(standing_row(changed)),
-                ..Work::default()
-            };
-            self.gateway.store.write(work).await.ok();
-        }
-        self.forget_lost_response(&failed).await;
-        let spent = Spent {
-            attempts: record.row().attempts,
-            faults: self.faults,
-            time: self.began.elapsed(),
-        };
-        let next = retry::next(failed.failure, pinned, spent);
-        self.last = Some(failed);
-        match next {
-            Next::Again => Ok(None),
-            Next::GiveUp => self.give_up(plan, record).map(Some),
-        }
-    }
-
-    /// Another account may have the model, whatever their lists say.
-    fn may_try_another(&mut self, record: &mut Record) -> bool {
-        record.row().attempts < limits::ATTEMPTS_MAX && self.tried.len() + 1 < self.gateway.pool.len()
-    }
-
-    /// Whether the last failure is one that the client can be told as it is.
-    fn has_answer(&self) -> bool {
-        self.last.as_ref().is_some_and(|failed| failed.signal.is_none())
-    }
-
-    /// What the last failure tells the client: the upstream's own answer, unless that speaks of
-    /// the account's credential or limits, which are not the client's.
-    fn give_up(&mut self, plan: &Plan, record: &mut Record) -> Result<Attempt, Error> {
-        let Some(failed) = self.last.take() else {
-            return Err(Error::NoAccounts);
-        };
-        record.row().error_code = failed.code;
-        if failed.signal.is_none() {
-            return failed.attempt.map_err(|error| *error);
-        }
-        let now = now_ms();
-        let soon = NoLease::CoolingDown {
-            account: None,
-            until_ms: now + 1000,
-        };
-        Err(match self.gateway.pool.lease(&self.wish(plan), None, now) {
-            Err(none) => no_lease(none, now),
-            // One has come back in this moment, or there are more of them than attempts.
-            Ok(_) => no_lease(soon, now),
-        })
-    }
-
-    /// The owner itself says that it does not hold the response any more: so it is unknown.
-    async fn forget_lost_response(&self, failed: &Failed) {
-        if let (Some(digest), Some(LOST)) =
-            (references::followed(&self.located.found), failed.code.as_deref())
-        {
-            let work = Work {
-                forget: Some(digest),
-                ..Work::default()
-            };
-            self.gateway.store.write(work).await.ok();
-        }
-    }
-}
-
-/// A new standing of an account, as it is written down.
-fn standing_row(changed: Changed) -> Box<StandingRow> {
-    let Changed {
-        account,
-        revision,
-        sequence,
-        standing,
-    } = changed;
-    Box::new(StandingRow {
-        account,
-        revision,
-        sequence,
-        standing,
-    })
-}
-
-fn until(until_ms: i64, now_ms: i64) -> Duration {
-    Duration::from_millis(u64::try_from(until_ms - now_ms).unwrap_or(0))
-}
-
-fn no_lease(none: NoLease, now_ms: i64) -> Error {
-    match none {
-        NoLease::NoAccounts | NoLease::Tried => Error::NoAccounts,
-        NoLease::CoolingDown { account, until_ms } => Error::CoolingDown {
-            account,
-            retry_after: until(until_ms, now_ms),
-        },
-        NoLease::Full { account } => Error::Busy { account },
-        NoLease::Unavailable { account, reason } => Error::Unavailable { account, reason },
-    }
-}
-
 impl Gateway {
     /// How the accounts look to the planner for a request of this model.
     pub fn view(&self, model: Option<&str>) -> Vec<AccountView> {
@@ -648,4 +388,20 @@ impl Question {
             false => Transport::Json,
         }
     }
+}
+
+/// A new standing of an account, as it is written down.
+fn standing_row(changed: Changed) -> Box<StandingRow> {
+    let Changed {
+        account,
+        revision,
+        sequence,
+        standing,
+    } = changed;
+    Box::new(StandingRow {
+        account,
+        revision,
+        sequence,
+        standing,
+    })
 }

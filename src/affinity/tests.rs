@@ -1,3 +1,5 @@
+//! The planner as a table: every kind of reference with every state of its owner, and every pair of kinds.
+
 use super::ReferenceKind::*;
 use super::*;
 use crate::account::{Credential, Kind, StateDomain, Switch};

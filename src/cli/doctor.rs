@@ -211,15 +211,15 @@ fn look_at_accounts(
             "moorage account add NAME --base-url URL --api-key-env VARIABLE",
         );
     }
-    for now in history::accounts_now(connection)?.objects() {
-        let text = |name: &str| now[name].as_str().unwrap_or_default();
+    for row in history::accounts_now(connection)?.objects() {
+        let text = |name: &str| row[name].as_str().unwrap_or_default();
         let (name, status) = (text("account"), text("status"));
         let found = [status, text("reason"), text("until")]
             .into_iter()
             .filter(|word| !word.is_empty())
             .collect::<Vec<_>>()
             .join(", ");
-        match (status, now["what_to_do"].as_str()) {
+        match (status, row["what_to_do"].as_str()) {
             ("active" | "cooling_down" | "draining", _) | (_, None) => {
                 findings.fine("account", &format!("{name}: {found}"));
             }
