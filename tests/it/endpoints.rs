@@ -343,6 +343,7 @@ async fn a_list_is_the_union_in_order_page_by_page_and_only_of_the_own_scope() {
                 break;
             }
             assert_eq!(page["last_id"], items.last().unwrap()["id"]);
+            assert!(seen.len() < 2 * mine.len(), "it never ends: {page}");
             after = format!("&after={}", page["last_id"].as_str().unwrap());
         }
         if order == "desc" {
@@ -378,6 +379,7 @@ async fn with_one_scope_a_list_has_everything_that_the_accounts_hold() {
         if page["has_more"] == false {
             break;
         }
+        assert!(seen.len() < 2 * all.len(), "it never ends: {page}");
         after = format!("&after={}", page["last_id"].as_str().unwrap());
     }
     all.sort();
@@ -426,6 +428,7 @@ async fn a_response_in_the_background_is_asked_for_resumed_and_cancelled_at_its_
         let path = format!("/responses/{}", made.id());
         let mut statuses = Vec::new();
         while statuses.last() != Some(&json!("completed")) {
+            assert!(statuses.len() < 100, "{statuses:?}");
             let reply = get(&harness, &path).await;
             assert_eq!(reply.account(), made.account());
             statuses.push(reply.json()["status"].clone());

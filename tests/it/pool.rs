@@ -3,22 +3,32 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Harness, Reply, eventually, said, streamed};
+use crate::harness::{Harness, PATIENCE, Reply, eventually, said, streamed};
 
 /// Numbers that look random and are the same at every run.
-struct Dice(u64);
+struct Dice {
+    state: u64,
+    slow_faults: u64,
+}
 
 impl Dice {
     fn next(&mut self, below: u64) -> u64 {
         // Knuth's MMIX.
-        self.0 = self
-            .0
+        self.state = self
+            .state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % below
+        (self.state >> 33) % below
+    }
+
+    /// One of the few that there are.
+    fn slow_fault(&mut self) -> Option<()> {
+        self.slow_faults = self.slow_faults.checked_sub(1)?;
+        Some(())
     }
 }
 
@@ -26,16 +36,24 @@ const ACCOUNTS: usize = 8;
 const CONVERSATIONS: usize = 200;
 const TURNS: usize = 3;
 
+/// How many limits inside a stream, and faults of a server, there are in all: each of them keeps its
+/// account away for seconds, a server's that come in a row for longer and longer.
+const SLOW_FAULTS: u64 = 16;
+
 /// Tells an account to fail at its next request. Limits come from six of them, a failing server is
 /// one, connections break at another, and one is always well.
 fn trouble(harness: &Harness, dice: &mut Dice) {
-    let (account, fault) = match dice.next(20) {
-        0..=6 => (dice.next(6), "status=429;retry_after=0.2"),
-        7 => (dice.next(6), "fail_in_stream=rate_limit_exceeded"),
-        8 => (6, "status=500"),
-        9 => (6, "status=503"),
-        10 => (5, "cut_after=3"),
-        11 => (5, "cut_before"),
+    let mut roll = dice.next(40);
+    if (9..=12).contains(&roll) {
+        roll = dice.slow_fault().map_or(0, |()| roll);
+    }
+    let (account, fault) = match roll {
+        0..=8 => (dice.next(6), "status=429;retry_after=0.2"),
+        9..=10 => (dice.next(6), "fail_in_stream=rate_limit_exceeded"),
+        11 => (6, "status=500"),
+        12 => (6, "status=503"),
+        13..=14 => (5, "cut_after=3"),
+        15..=16 => (5, "cut_before"),
         _ => return,
     };
     harness.account(account as usize).script(fault.parse().unwrap());
@@ -49,35 +67,50 @@ fn told_id(reply: &Reply) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// A conversation of some turns. A turn that failed honestly is asked again.
+/// A conversation of some turns, before each of which something may break.
 async fn converse(harness: &Harness, dice: &RefCell<Dice>, number: usize) -> String {
     let mut previous: Option<String> = None;
-    let mut turn = 0;
-    while turn < TURNS {
+    for turn in 0..TURNS {
         trouble(harness, &mut dice.borrow_mut());
         let text = format!("conversation {number}, turn {turn}");
         let body = match dice.borrow_mut().next(2) {
             0 => said(&text, previous.as_deref()),
             _ => streamed(&text, previous.as_deref()),
         };
-        let reply = harness.post(body).await;
+        previous = Some(take_turn(harness, &body, previous.is_none()).await);
+    }
+    previous.unwrap()
+}
+
+/// Asks until a turn has ended well, as patiently as it is told to be. Were it less patient, then
+/// two hundred clients that ask at once again would keep the machine from everything else.
+async fn take_turn(harness: &Harness, body: &Value, is_first: bool) -> String {
+    let begin = Instant::now();
+    loop {
+        let reply = harness.post(body.clone()).await;
         let answer = String::from_utf8_lossy(&reply.body).into_owned();
-        let ended_well = reply.status == 200 && reply.whole && !answer.contains("response.failed");
-        if ended_well {
-            previous = told_id(&reply);
-            turn += 1;
-        } else if reply.status != 200 && previous.is_none() {
+        if reply.status == 200 && reply.whole && !answer.contains(r#""status":"failed""#) {
+            return told_id(&reply).unwrap();
+        }
+        if reply.status != 200 && is_first {
             // A healthy account was there: only what may have run is not made again.
             assert_eq!(reply.code(), "upstream_cut", "{answer}");
         }
+        assert!(begin.elapsed() < 3 * PATIENCE, "no turn of {body}: {answer}");
+        let told = reply
+            .header("retry-after")
+            .map_or(0, |told| told.parse().unwrap());
+        tokio::time::sleep(Duration::from_secs(told)).await;
     }
-    previous.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn among_faults_no_turn_reaches_a_foreign_account_and_no_new_one_fails_without_need() {
     let harness = Harness::over(ACCOUNTS).await;
-    let dice = RefCell::new(Dice(0x6d6f_6f72));
+    let dice = RefCell::new(Dice {
+        state: 0x6d6f_6f72,
+        slow_faults: SLOW_FAULTS,
+    });
     let talks = (0..CONVERSATIONS).map(|number| converse(&harness, &dice, number));
     let heads = futures_util::future::join_all(talks).await;
 
