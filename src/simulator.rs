@@ -10,10 +10,12 @@ mod cache;
 mod canned;
 mod chat;
 pub mod client;
+mod codex;
 pub mod command;
 mod events;
 mod fault;
 mod journal;
+mod login;
 mod play;
 mod refusal;
 mod response;
@@ -24,13 +26,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::task::JoinHandle;
 
+use crate::account::Kind;
 use crate::server::{Bounds, Server};
 
 use account::State;
 pub use fault::Fault;
 pub use journal::{Ending, JournalEntry};
+use login::LoginServer;
 
 /// What a simulated pool is made of.
 #[derive(Debug, Clone)]
@@ -50,7 +55,9 @@ pub struct SimulatorConfig {
 pub struct AccountConfig {
     /// Its name.
     pub name: String,
-    /// The key that it accepts.
+    /// What it is like: OpenAI's API, or the backend of ChatGPT logins.
+    pub kind: Kind,
+    /// The key that it accepts; of a ChatGPT login, the one of its controls.
     pub api_key: String,
     /// Where it listens; port 0 lets the system choose.
     pub listen: SocketAddr,
@@ -63,6 +70,7 @@ impl AccountConfig {
     pub fn named(name: &str) -> AccountConfig {
         AccountConfig {
             name: name.to_owned(),
+            kind: Kind::OpenAi,
             api_key: format!("sk-{name}"),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             models: Vec::new(),
@@ -95,8 +103,9 @@ impl Simulator {
     /// If an address cannot be listened on.
     pub async fn start(config: SimulatorConfig) -> std::io::Result<Simulator> {
         let mut accounts = Vec::with_capacity(config.accounts.len());
+        let logins = Arc::new(LoginServer::default());
         for account in &config.accounts {
-            accounts.push(SimulatedAccount::start(account, &config).await?);
+            accounts.push(SimulatedAccount::start(account, &config, &logins).await?);
         }
         Ok(Simulator { accounts })
     }
@@ -118,6 +127,7 @@ pub struct SimulatedAccount {
     name: String,
     api_key: String,
     base_url: String,
+    token_url: String,
     state: Arc<State>,
     task: JoinHandle<()>,
 }
@@ -126,21 +136,30 @@ pub struct SimulatedAccount {
 const CONNECTIONS: usize = 16_384;
 
 impl SimulatedAccount {
-    async fn start(account: &AccountConfig, config: &SimulatorConfig) -> std::io::Result<SimulatedAccount> {
+    async fn start(
+        account: &AccountConfig,
+        config: &SimulatorConfig,
+        logins: &Arc<LoginServer>,
+    ) -> std::io::Result<SimulatedAccount> {
         let bounds = Bounds {
             connections: CONNECTIONS,
             shutdown_grace: Duration::ZERO,
             request_head: crate::limits::REQUEST_HEAD,
         };
         let server = Server::bind(&account.listen.to_string(), bounds).await?;
-        let base_url = format!("http://{}/v1", server.address());
-        let state = Arc::new(State::new(account, config));
+        let root = format!("http://{}", server.address());
+        let (base_url, logins) = match account.kind {
+            Kind::OpenAi => (format!("{root}/v1"), None),
+            Kind::Codex => (format!("{root}/backend-api/codex"), Some(logins.clone())),
+        };
+        let state = Arc::new(State::new(account, config, logins));
         let router = server::router(state.clone());
         let task = tokio::spawn(server.serve(router, std::future::pending()));
         Ok(SimulatedAccount {
             name: account.name.clone(),
             api_key: account.api_key.clone(),
             base_url,
+            token_url: format!("{root}/oauth/token"),
             state,
             task,
         })
@@ -151,7 +170,7 @@ impl SimulatedAccount {
         &self.name
     }
 
-    /// Where it is, with `/v1` at the end.
+    /// Where it is, with `/v1` at the end, or `/backend-api/codex`.
     pub fn base_url(&self) -> &str {
         &self.base_url
     }
@@ -184,6 +203,59 @@ impl SimulatedAccount {
     /// Makes every request fail like this, until it is called again.
     pub fn always(&self, fault: Option<Fault>) {
         self.state.always(fault);
+    }
+}
+
+/// Of an account behind a ChatGPT login. On any other these do nothing.
+impl SimulatedAccount {
+    /// Where logins are renewed: those of all accounts of the simulator.
+    pub fn token_url(&self) -> &str {
+        &self.token_url
+    }
+
+    /// A new login, as Codex CLI writes it down, whose access token is valid for so long. What was
+    /// there before is no good any more.
+    pub fn log_in(&self, valid_for: Duration) -> Value {
+        self.at_login(|server, id| server.log_in(id, valid_for))
+    }
+
+    /// Refuses every access token that was given so far.
+    pub fn end_access(&self) {
+        self.at_login(|server, id| server.end_access(id));
+    }
+
+    /// Refuses to renew the login, with this code.
+    pub fn end_login(&self, code: &str) {
+        self.at_login(|server, id| server.end(id, code));
+    }
+
+    /// Makes every renewal fail like this, until it is called again.
+    pub fn fail_renewals(&self, fault: Option<Fault>) {
+        self.at_login(|server, id| server.fail(id, fault));
+    }
+
+    /// How often its login was renewed.
+    pub fn renewals(&self) -> usize {
+        self.at_login(|server, id| server.renewals(id))
+    }
+
+    /// How often it was not, because the refresh token was no good.
+    pub fn refused_renewals(&self) -> usize {
+        self.at_login(|server, id| server.refused(id))
+    }
+
+    /// Uses the plan's first window up for so long.
+    pub fn use_up(&self, wait: Duration) {
+        self.state.plan.use_up(wait);
+    }
+
+    fn at_login<T: Default>(&self, ask: impl FnOnce(&LoginServer, &str) -> T) -> T {
+        let id = codex::account_id(&self.name);
+        self.state
+            .login
+            .as_ref()
+            .map(|server| ask(server, &id))
+            .unwrap_or_default()
     }
 }
 

@@ -12,8 +12,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::cache::{Cached, PromptCache};
 use super::canned::Canned;
+use super::codex::Plan;
 use super::fault::Fault;
 use super::journal::Journal;
+use super::login::LoginServer;
 use super::refusal::Refusal;
 use super::things::Things;
 use super::{AccountConfig, SimulatorConfig};
@@ -73,6 +75,10 @@ pub(super) struct State {
     pub(super) delta_delay: Duration,
     pub(super) keeps_journal: bool,
     pub(super) canned: Canned,
+    /// Of the backend of ChatGPT logins: who knows its tokens.
+    pub(super) login: Option<Arc<LoginServer>>,
+    /// Of the same: what its plan has left.
+    pub(super) plan: Plan,
     next_id: AtomicU64,
     journal: Mutex<Journal>,
     memory: Mutex<Memory>,
@@ -109,7 +115,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl State {
-    pub(super) fn new(account: &AccountConfig, config: &SimulatorConfig) -> State {
+    pub(super) fn new(
+        account: &AccountConfig,
+        config: &SimulatorConfig,
+        login: Option<Arc<LoginServer>>,
+    ) -> State {
         State {
             name: account.name.clone(),
             api_key: account.api_key.clone(),
@@ -117,6 +127,8 @@ impl State {
             delta_delay: config.delta_delay,
             keeps_journal: config.journal,
             canned: Canned::default(),
+            login,
+            plan: Plan::default(),
             next_id: AtomicU64::new(1),
             journal: Mutex::default(),
             memory: Mutex::default(),

@@ -47,6 +47,7 @@ impl Canned {
 
 fn stream(deltas: usize) -> Arc<[Step]> {
     let answer = Answer {
+        plan: None,
         in_background: false,
         object: object(),
         stream: true,

@@ -45,6 +45,7 @@ pub(super) fn resumed(object: &Value, after: Option<u64>, delta_delay: Duration)
         stream: true,
         obfuscation: true,
         in_background: true,
+        plan: None,
     };
     let mut number = 0;
     let mut steps = stream(&answer, &Fault::default(), delta_delay);
@@ -73,6 +74,9 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn begin(&mut self, answer: &Answer) {
+        if let Some(plan) = &answer.plan {
+            self.raw(format!("event: codex.rate_limits\ndata: {plan}\n\n"));
+        }
         let begun = with(
             &answer.object,
             &[
@@ -180,7 +184,7 @@ impl Writer<'_> {
             return;
         }
         let status = answer.object["status"].as_str().unwrap_or_default();
-        let (kind, response) = match (self.fault.cancelled, status) {
+        let (kind, mut response) = match (self.fault.cancelled, status) {
             (true, _) => (
                 "response.cancelled",
                 with(
@@ -191,6 +195,9 @@ impl Writer<'_> {
             (false, "incomplete") => ("response.incomplete", answer.object.clone()),
             (false, _) => ("response.completed", answer.object.clone()),
         };
+        if answer.plan.is_some() {
+            response["output"] = json!([]);
+        }
         self.unknown();
         self.send(kind, json!({ "response": response }));
         if self.fault.done && !self.ended {

@@ -28,6 +28,8 @@ pub(super) struct Answer {
     pub(super) obfuscation: bool,
     /// Whether it runs in the background.
     pub(super) in_background: bool,
+    /// What the backend of ChatGPT logins says first. It leaves the output out of its last event.
+    pub(super) plan: Option<Value>,
 }
 
 impl Answer {
@@ -113,6 +115,7 @@ pub(super) fn answer(state: &State, body: &[u8], fault: &Fault) -> Result<Answer
             .field("stream_options")
             .map(|options| &options["include_obfuscation"])
             != Some(&Value::Bool(false)),
+        plan: None,
         object,
     })
 }

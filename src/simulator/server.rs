@@ -20,7 +20,7 @@ use super::fault::Fault;
 use super::journal::{Ending, JournalEntry};
 use super::play::{Sending, Step, in_pieces, play};
 use super::refusal::Refusal;
-use super::{chat, events, response, things};
+use super::{chat, codex, events, response, things};
 
 /// The largest request, as the real API takes images in it.
 const BODY_BYTES_MAX: usize = 128 * 1024 * 1024;
@@ -31,6 +31,21 @@ pub(super) struct Entry(pub(super) Option<u64>);
 
 pub(super) fn router(state: Arc<State>) -> Router {
     let received = middleware::from_fn_with_state(state.clone(), receive);
+    let routes = match state.login {
+        Some(_) => codex::router(),
+        None => openai(),
+    };
+    routes
+        .layer(DefaultBodyLimit::disable())
+        .layer(received)
+        .route("/_simulator/fault", post(set_fault).delete(clear_fault))
+        .route("/_simulator/journal", get(show_journal).delete(clear_journal))
+        .route("/_simulator/login", post(codex::log_in))
+        .layer(middleware::from_fn_with_state(state.clone(), check_key))
+        .with_state(state)
+}
+
+fn openai() -> Router<Arc<State>> {
     Router::new()
         .route("/v1/responses", post(create).get(upgrade))
         .route("/v1/responses/compact", post(compact))
@@ -42,15 +57,15 @@ pub(super) fn router(state: Arc<State>) -> Router {
         .merge(things::router())
         .merge(chat::router())
         .fallback(async |request: Request| Refusal::unknown_url(request.uri().path()))
-        .layer(DefaultBodyLimit::disable())
-        .layer(received)
-        .route("/_simulator/fault", post(set_fault).delete(clear_fault))
-        .route("/_simulator/journal", get(show_journal).delete(clear_journal))
-        .layer(middleware::from_fn_with_state(state.clone(), check_key))
-        .with_state(state)
 }
 
 async fn check_key(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    if state.login.is_some() && !request.uri().path().starts_with("/_simulator/") {
+        return match codex::refused_at_the_door(&state, &request) {
+            Some(refused) => refused,
+            None => next.run(request).await,
+        };
+    }
     let sent = request
         .headers()
         .get(AUTHORIZATION)
@@ -120,12 +135,15 @@ fn add_headers(headers: &mut HeaderMap, state: &State, begin: Instant) {
     };
     set("x-request-id", state.id("req"));
     set("openai-processing-ms", begin.elapsed().as_millis().to_string());
+    set("set-cookie", format!("__cf_bm={}; path=/; HttpOnly", state.name));
+    if state.login.is_some() {
+        return codex::add_headers(headers, state);
+    }
     set("openai-version", "2020-10-01".to_owned());
     set("openai-organization", format!("org-{}", state.name));
     set("x-ratelimit-limit-requests", "10000".to_owned());
     set("x-ratelimit-remaining-requests", "9999".to_owned());
     set("x-ratelimit-reset-requests", "6ms".to_owned());
-    set("set-cookie", format!("__cf_bm={}; path=/; HttpOnly", state.name));
 }
 
 async fn create(
@@ -237,7 +255,7 @@ pub(super) fn respond(stream: bool, fault: &Fault, steps: Vec<Step>, sending: Se
     response
 }
 
-async fn upgrade() -> Refusal {
+pub(super) async fn upgrade() -> Refusal {
     Refusal::upgrade()
 }
 
@@ -286,7 +304,7 @@ async fn cancel(Shared(state): Shared<Arc<State>>, Path(id): Path<String>) -> Re
 }
 
 /// The history, put together into one item that only this account can read.
-async fn compact(Shared(state): Shared<Arc<State>>, body: Bytes) -> Result<Json<Value>, Refusal> {
+pub(super) async fn compact(Shared(state): Shared<Arc<State>>, body: Bytes) -> Result<Json<Value>, Refusal> {
     let answer = response::answer(&state, &body, &Fault::default())?;
     Ok(Json(json!({
         "id": state.id("resp"),

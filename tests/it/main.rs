@@ -26,5 +26,6 @@ mod references;
 mod secrets;
 mod shutdown;
 mod simulated;
+mod simulated_codex;
 mod store;
 mod streaming;
