@@ -139,7 +139,9 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 /// left when it is dropped. It writes what has come together, as soon as nothing more comes.
 fn log_to_stderr(format: LogFormat) -> tracing_appender::non_blocking::WorkerGuard {
     let together = std::io::BufWriter::with_capacity(64 * 1024, std::io::stderr());
-    let (writer, guard) = tracing_appender::non_blocking(together);
+    let (writer, guard) = tracing_appender::non_blocking::NonBlockingBuilder::default()
+        .buffered_lines_limit(limits::LOG_LINES_MAX)
+        .finish(together);
     let filter = EnvFilter::try_from_env("MOORAGE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -34,6 +34,10 @@ pub const ERROR_BODY_BYTES_MAX: usize = 64 * 1024;
 /// counts as absent. Ids of up to a few hundred characters are seen in the field.
 pub const ANSWER_VALUE_BYTES_MAX: usize = 16 * 1024;
 
+/// Log lines that wait to be written, each some hundred bytes and its place in a queue. A second of
+/// full load is half of it. At it: lines are dropped, so that no request waits for a terminal.
+pub const LOG_LINES_MAX: usize = 16 * 1024;
+
 /// An id or name that a client or an upstream uses as a reference. Wrapped ids reach some hundred
 /// characters. Longer in a request: 400, `invalid_reference`; longer in an answer: not recorded.
 pub const REFERENCE_BYTES_MAX: usize = 2048;
