@@ -142,7 +142,7 @@ impl App {
                 gateway: gateway.clone(),
                 keys: keys.clone(),
                 door: Arc::new(Door::new(web.allowed_hosts.clone(), web.allowed_origins.clone())),
-                seal_key: config.seal_key(),
+                seal_key: Arc::new(config.seal_key()),
                 is_tls: tls.is_some(),
                 request_body_bytes_max: limits.request_body_bytes,
                 upload_bytes_max: limits.upload_bytes,

@@ -337,7 +337,7 @@ fn outgoing(
     Outgoing {
         method: question.method.clone(),
         path_and_query,
-        headers: headers::for_upstream(&question.headers),
+        headers: headers::for_upstream(question.headers.clone()),
         body,
     }
 }

@@ -33,7 +33,7 @@ pub struct Front {
     /// Who may come in through the page and the admin API.
     pub door: Arc<Door>,
     /// Where the key is that secrets are sealed with.
-    pub seal_key: KeySource,
+    pub seal_key: Arc<KeySource>,
     /// Whether clients speak TLS with this server itself.
     pub is_tls: bool,
     /// The largest request body, after decompression.

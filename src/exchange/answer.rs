@@ -93,7 +93,7 @@ pub(super) async fn begin(
     let shows_quota = body.record.shows_quota();
     Ok(Answer {
         status,
-        headers: headers::for_client(&headers, shows_quota),
+        headers: headers::for_client(headers, shows_quota),
         is_events,
         length,
         routing,

@@ -4,8 +4,10 @@
 //! values that are needed. Not a byte of an id goes on before the id is known whole, so that its
 //! owner can be written down first.
 
+use std::borrow::Cow;
+
 use bytes::{Bytes, BytesMut};
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 use sha2::{Digest as _, Sha256};
 
 use super::{ErrorObject, Facts, IncompleteDetails, Outcome, Usage};
@@ -27,7 +29,12 @@ pub struct Scanner {
     in_output_item: bool,
     /// Within `file`, which an upload has become.
     in_file: bool,
-    capture: Option<Capture>,
+    /// What is being kept.
+    capture: Option<Target>,
+    /// What was kept of it.
+    kept: Vec<u8>,
+    /// Of sealed content, which may be long and is not kept.
+    digest: Sha256,
     complete: bool,
     /// The beginning of an id whose end has not come.
     held: BytesMut,
@@ -36,14 +43,6 @@ pub struct Scanner {
 enum IdStart {
     Earlier,
     At(usize),
-}
-
-#[derive(Debug)]
-struct Capture {
-    target: Target,
-    bytes: Vec<u8>,
-    /// Of sealed content, which may be long and is not kept.
-    digest: Sha256,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,11 +125,12 @@ impl Scanner {
 
     /// Whether an id is being read that is not too long to be one.
     fn in_id(&self) -> bool {
-        self.capture.as_ref().is_some_and(|capture| {
-            let is_id =
-                capture.target == Target::ItemId || (capture.target == Target::Value && self.member == b"id");
-            is_id && capture.bytes.len() <= limits::ANSWER_VALUE_BYTES_MAX
-        })
+        let is_id = match self.capture {
+            Some(Target::ItemId) => true,
+            Some(Target::Value) => self.member == b"id",
+            _ => false,
+        };
+        is_id && self.kept.len() <= limits::ANSWER_VALUE_BYTES_MAX
     }
 
     /// Reads on in a string, to its end or the piece's; gives the position after.
@@ -157,7 +157,7 @@ impl Scanner {
 
     /// A name ends with its string, and so does an id. Other values end with their member.
     fn end_string(&mut self, facts: &mut Facts) {
-        let ends = self.capture.as_ref().is_some_and(|capture| match capture.target {
+        let ends = self.capture.is_some_and(|target| match target {
             Target::Name | Target::ItemName | Target::ItemId | Target::Sealed => true,
             Target::Value => self.depth == 1,
         });
@@ -271,48 +271,57 @@ impl Scanner {
     }
 
     fn begin_capture(&mut self, target: Target) {
-        self.capture = Some(Capture {
-            target,
-            bytes: Vec::new(),
-            digest: Sha256::new(),
-        });
+        self.capture = Some(target);
+        self.kept.clear();
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        if let Some(capture) = &mut self.capture {
-            if capture.target == Target::Sealed {
+        match self.capture {
+            None => {}
+            Some(Target::Sealed) => {
                 let text = bytes.strip_suffix(b"\"").unwrap_or(bytes);
-                return capture.digest.update(text);
+                self.digest.update(text);
             }
-            let room = (limits::ANSWER_VALUE_BYTES_MAX + 1).saturating_sub(capture.bytes.len());
-            capture.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            Some(_) => {
+                let room = (limits::ANSWER_VALUE_BYTES_MAX + 1).saturating_sub(self.kept.len());
+                self.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
         }
     }
 
     fn end_capture(&mut self, facts: &mut Facts) {
-        let Some(Capture {
-            target,
-            bytes,
-            digest,
-        }) = self.capture.take()
-        else {
+        let Some(target) = self.capture.take() else {
             return;
         };
+        let bytes = self.kept.as_slice();
         let fits = bytes.len() <= limits::ANSWER_VALUE_BYTES_MAX;
-        let text = || serde_json::from_slice::<String>(&bytes).ok();
         match target {
-            Target::Name => self.member = text().unwrap_or_default().into_bytes(),
-            Target::ItemName => self.item_member = text().unwrap_or_default().into_bytes(),
+            Target::Name => name_into(&mut self.member, bytes),
+            Target::ItemName => name_into(&mut self.item_member, bytes),
             Target::ItemId if fits => {
-                if let Some(id) = text() {
-                    facts.add_item(id);
+                if let Some(id) = text(bytes) {
+                    facts.add_item(id.into_owned());
                 }
             }
-            Target::Sealed => facts.add_sealed_digest(digest.finalize().into()),
-            Target::Value if fits => add_value(&self.member, &bytes, facts),
+            Target::Sealed => facts.add_sealed_digest(self.digest.finalize_reset().into()),
+            Target::Value if fits => add_value(&self.member, bytes, facts),
             Target::ItemId | Target::Value => {}
         }
     }
+}
+
+/// A string, without a copy where it has no escapes.
+fn text(bytes: &[u8]) -> Option<Cow<'_, str>> {
+    let inner = bytes.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    if memchr(b'\\', inner).is_some() {
+        return serde_json::from_slice(bytes).ok().map(Cow::Owned);
+    }
+    std::str::from_utf8(inner).ok().map(Cow::Borrowed)
+}
+
+fn name_into(name: &mut Vec<u8>, bytes: &[u8]) {
+    name.clear();
+    name.extend_from_slice(text(bytes).unwrap_or_default().as_bytes());
 }
 
 /// The top-level members that are read.
@@ -327,7 +336,10 @@ const WANTED: [&[u8]; 7] = [
 ];
 
 fn add_value(member: &[u8], bytes: &[u8], facts: &mut Facts) {
-    let text = || serde_json::from_slice::<String>(bytes).ok();
+    if bytes == b"null" {
+        return;
+    }
+    let text = || text(bytes).map(Cow::into_owned);
     match member {
         b"id" => {
             if let Some(id) = text() {

@@ -75,6 +75,11 @@ impl Door {
         origins.filter_map(|origin| HeaderValue::from_str(origin).ok())
     }
 
+    /// Whether there are any.
+    pub fn allows_origins(&self) -> bool {
+        !self.allowed_origins.is_empty()
+    }
+
     /// Whether a request names this machine as it is called. A page of somebody else's whose name
     /// was rebound to this address still names itself. An address in figures cannot be rebound.
     fn knows_host(&self, host: &str) -> bool {
@@ -203,16 +208,9 @@ pub(super) async fn harden(mut response: Response) -> Response {
     response
 }
 
-/// Refuses paths that name one thing and mean another: whoever passes them on, or reads them anew,
-/// could land somewhere else.
-pub(super) async fn check_path(request: Request, next: Next) -> Response {
-    match is_plain(request.uri().path()) {
-        true => next.run(request).await,
-        false => errors::odd_path(),
-    }
-}
-
-fn is_plain(path: &str) -> bool {
+/// Whether a path means what it names: whoever passes another one on, or reads it anew, could land
+/// somewhere else.
+pub(super) fn is_plain(path: &str) -> bool {
     // Most paths have no dot and no percent at all.
     if memchr::memchr3(b'.', b'%', b'\\', path.as_bytes()).is_none() {
         return !path.contains("//");

@@ -6,19 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::Request;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tower::util::MapRequest;
 
 use super::Tls;
 use super::door::Peer;
+use super::router::answer;
 
 /// The bounds of a server.
 #[derive(Debug, Clone, Copy)]
@@ -80,11 +78,8 @@ impl Server {
                 () = &mut stop => break,
             };
             let (stream, peer, place) = accepted;
-            let service = MapRequest::new(router.clone(), move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(peer);
-                request
-            });
-            let service = TowerToHyperService::new(service);
+            let router = router.clone();
+            let service = service_fn(move |request| answer(router.clone(), peer, request));
             let builder = http1_builder(self.bounds.request_head);
             let Some(tls) = &self.tls else {
                 let connection = builder.serve_connection(TokioIo::new(stream), service);

@@ -1,41 +1,57 @@
 //! What is answered where.
 
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+
 use axum::Router;
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use axum::middleware;
 use axum::response::{IntoResponse as _, Json, Response};
 use axum::routing::{any, get};
-use tower::util::MapRequestLayer;
-use tower_http::catch_panic::CatchPanicLayer;
+use futures_util::FutureExt as _;
+use hyper::body::Incoming;
+use tower::Service as _;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
-use tower_http::decompression::{DecompressionBody, RequestDecompressionLayer};
 
+use super::door::Peer;
 use super::{Front, admin, door, errors, page, v1};
 
-/// All routes, in their layers.
+/// All routes.
 pub fn router(front: Front) -> Router {
-    // From the outside in: what a client compressed is read as what it stands for. An encoding
-    // that is not known is let through and refused where the body is read.
-    let decompressed = (
-        RequestDecompressionLayer::new().pass_through_unaccepted(true),
-        MapRequestLayer::new(|request: Request<DecompressionBody<Body>>| request.map(Body::new)),
-    );
-    Router::new()
-        .route("/v1/{*path}", any(v1::answer).layer(decompressed))
+    let routes = Router::new()
+        .route("/v1/{*path}", any(v1::answer))
         .merge(for_people(&front))
         .merge(admin::metrics_router(&front))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .fallback(async |uri: Uri| errors::unknown_route(uri.path()))
-        .method_not_allowed_fallback(async || errors::method_not_allowed())
-        .layer(cors(&front))
-        .layer(middleware::from_fn(door::check_path))
-        // A panic ends one request, and says so in its row.
-        .layer(CatchPanicLayer::custom(|_| errors::internal()))
-        .with_state(front)
+        .method_not_allowed_fallback(async || errors::method_not_allowed());
+    // Every layer costs every request some allocations.
+    let routes = match front.door.allows_origins() {
+        true => routes.layer(cors(&front)),
+        false => routes,
+    };
+    routes.with_state(front)
+}
+
+/// Answers one request. What holds for all of them stands here, and not in layers around each route.
+pub(super) async fn answer(
+    mut router: Router,
+    peer: Peer,
+    mut request: Request<Incoming>,
+) -> Result<Response, Infallible> {
+    if !door::is_plain(request.uri().path()) {
+        return Ok(errors::odd_path());
+    }
+    request.extensions_mut().insert(peer);
+    let answer = AssertUnwindSafe(async move { router.call(request).await });
+    // A panic ends one request, and says so in its row.
+    answer
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| Ok(errors::internal()))
 }
 
 /// The page and the admin API: for those who name this machine as it is called, and in no other
@@ -49,8 +65,7 @@ fn for_people(front: &Front) -> Router<Front> {
         .layer(middleware::map_response(door::harden))
 }
 
-/// Scripts of other pages may call `/v1` only if their origin was named. With none, no header says
-/// that any may.
+/// Scripts of other pages may call `/v1` only if their origin was named.
 fn cors(front: &Front) -> CorsLayer {
     let origins: Vec<_> = front.door.allowed_origins().collect();
     let for_v1 = move |origin: &HeaderValue, request: &Parts| {

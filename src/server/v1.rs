@@ -1,13 +1,18 @@
 //! `/v1/…`: everything that the accounts answer.
 
+use std::convert::Infallible;
+
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, UPGRADE,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    UPGRADE,
 };
-use axum::http::{Method, request};
+use axum::http::{Method, Request, request};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use tower::{ServiceExt as _, service_fn};
+use tower_http::decompression::{DecompressionBody, RequestDecompression};
 
 use crate::error::Error;
 use crate::exchange::answer::Answer;
@@ -17,8 +22,25 @@ use crate::request::endpoint::{Endpoint, Role};
 
 use super::{Front, body, errors};
 
+/// Answers a request whose body may be compressed: it is read as what it stands for. An encoding that
+/// is not known is let through, and refused where the body is read.
+pub(super) async fn answer(State(front): State<Front>, request: Request<Body>) -> Response {
+    if !request.headers().contains_key(CONTENT_ENCODING) {
+        return answer_plain(front, request).await;
+    }
+    let plain = service_fn(|request: Request<DecompressionBody<Body>>| {
+        let answered = answer_plain(front.clone(), request.map(Body::new));
+        async { Ok::<_, Infallible>(answered.await) }
+    });
+    let decompressed = RequestDecompression::new(plain).pass_through_unaccepted(true);
+    match decompressed.oneshot(request).await {
+        Ok(response) => response.map(Body::new),
+        Err(_) => errors::internal(),
+    }
+}
+
 /// Checks the key, reads the body where it must be known, and hands over to the exchange.
-pub(super) async fn answer(State(front): State<Front>, request: Request) -> Response {
+async fn answer_plain(front: Front, request: Request<Body>) -> Response {
     let (head, body) = request.into_parts();
     // 426 makes clients such as Codex use HTTP at once, where other refusals make them try again.
     if head.method == Method::GET && head.headers.contains_key(UPGRADE) {

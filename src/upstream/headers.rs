@@ -55,8 +55,8 @@ const QUOTA_PREFIXES: [&str; 2] = ["x-ratelimit-", "x-codex-"];
 const OWN_PREFIX: &str = "x-moorage-";
 
 /// The headers of a request as the upstream gets them; the credential is added where it is sent.
-pub fn for_upstream(from_client: &HeaderMap) -> HeaderMap {
-    let mut headers = end_to_end(from_client);
+pub fn for_upstream(mut headers: HeaderMap) -> HeaderMap {
+    keep_end_to_end(&mut headers);
     for name in FROM_CLIENT_ONLY {
         headers.remove(name);
     }
@@ -65,31 +65,21 @@ pub fn for_upstream(from_client: &HeaderMap) -> HeaderMap {
 
 /// The headers of an answer as the client gets them; those about the account's quota only if its key
 /// shows them.
-pub fn for_client(from_upstream: &HeaderMap, shows_quota: bool) -> HeaderMap {
-    let mut headers = end_to_end(from_upstream);
+pub fn for_client(mut headers: HeaderMap, shows_quota: bool) -> HeaderMap {
+    keep_end_to_end(&mut headers);
     for name in FROM_UPSTREAM_ONLY {
         headers.remove(name);
     }
-    if shows_quota {
-        return headers;
-    }
-    let quota: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| {
-            QUOTA_PREFIXES
-                .iter()
-                .any(|prefix| name.as_str().starts_with(prefix))
-        })
-        .filter(|name| name.as_str() != "x-codex-turn-state")
-        .cloned()
-        .collect();
-    for name in quota {
-        headers.remove(name);
+    if !shows_quota {
+        let is_quota = |name: &str| {
+            QUOTA_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && name != "x-codex-turn-state"
+        };
+        remove_where(&mut headers, is_quota);
     }
     headers
 }
 
-fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+fn keep_end_to_end(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -97,15 +87,21 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    let stays = |name: &HeaderName| {
-        !HOP_BY_HOP.contains(name) && !named.contains(name) && !name.as_str().starts_with(OWN_PREFIX)
-    };
-    let crossing = headers.iter().filter(|(name, _)| stays(name));
-    let mut result = HeaderMap::with_capacity(headers.len() + 4);
-    for (name, value) in crossing {
-        result.append(name.clone(), value.clone());
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
     }
-    result
+    remove_where(headers, |name| name.starts_with(OWN_PREFIX));
+}
+
+fn remove_where(headers: &mut HeaderMap, goes: impl Fn(&str) -> bool) {
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| goes(name.as_str()))
+        .cloned()
+        .collect();
+    for name in names {
+        headers.remove(name);
+    }
 }
 
 #[cfg(test)]
@@ -121,7 +117,7 @@ mod tests {
 
     #[test]
     fn credentials_and_connection_headers_do_not_cross() {
-        let out = for_upstream(&map(&[
+        let out = for_upstream(map(&[
             ("authorization", "Bearer mk-x"),
             ("cookie", "a=b"),
             ("openai-organization", "org"),
@@ -153,14 +149,14 @@ mod tests {
             ("openai-processing-ms", "12"),
             ("transfer-encoding", "chunked"),
         ]);
-        let back = for_client(&answer, false);
+        let back = for_client(answer.clone(), false);
         let mut names: Vec<_> = back.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(
             names,
             ["openai-processing-ms", "x-codex-turn-state", "x-request-id"]
         );
-        let shown = for_client(&answer, true);
+        let shown = for_client(answer, true);
         assert!(shown.contains_key("x-ratelimit-remaining-requests"));
         assert!(shown.contains_key("x-codex-primary-used-percent"));
         assert!(!shown.contains_key("set-cookie") && !shown.contains_key("openai-organization"));
@@ -170,6 +166,6 @@ mod tests {
     fn repeated_headers_stay_repeated() {
         let mut headers = map(&[("openai-beta", "a")]);
         headers.append("openai-beta", "b".parse().unwrap());
-        assert_eq!(for_upstream(&headers).get_all("openai-beta").iter().count(), 2);
+        assert_eq!(for_upstream(headers).get_all("openai-beta").iter().count(), 2);
     }
 }
