@@ -5,9 +5,9 @@ mod roster;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -120,7 +120,6 @@ impl App {
             session_headers: config.file.affinity.session_headers.clone(),
             upstream_idle: limits.upstream_idle,
             stream_comment: limits.stream_comment,
-            prices,
             currency: config.file.usage.currency.clone(),
             refuse_without_store: config.file.on_store_failure == OnStoreFailure::Refuse,
         };
@@ -130,6 +129,7 @@ impl App {
             upstream,
             metrics,
             settings,
+            prices: RwLock::new(Arc::new(prices)),
             models: Models::default(),
             unfound: Unfound::default(),
             stopping: AtomicBool::new(false),
@@ -260,17 +260,31 @@ async fn sweep(gateway: Arc<Gateway>, interval: Duration) {
     let mut ticks = tokio::time::interval(interval.max(Duration::from_millis(10)));
     loop {
         ticks.tick().await;
-        loop {
-            match gateway.store.sweep(gateway.settings.lifetimes, now_ms()).await {
-                // What was removed is written back meanwhile.
-                Ok(true) => tokio::time::sleep(limits::SWEEP_PAUSE).await,
-                Ok(false) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "the sweep has to wait");
-                    break;
-                }
-            }
+        match sweep_all(&gateway).await {
+            // Much is gone: what SQLite knows of the tables may be out of date.
+            Ok(batches) if batches > 1 => gateway.store.optimize().await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "the statistics stay as they were");
+            }),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the sweep has to wait"),
         }
+    }
+}
+
+/// One sweep; gives how many batches there were.
+async fn sweep_all(gateway: &Gateway) -> Result<u64, StoreError> {
+    let mut batches = 0;
+    loop {
+        let begin = Instant::now();
+        let lifetimes = gateway.settings.lifetimes;
+        let has_more = gateway.store.sweep(lifetimes, now_ms(), batches == 0).await?;
+        batches += 1;
+        if !has_more {
+            return Ok(batches);
+        }
+        // What was removed is written back meanwhile.
+        let rest = begin.elapsed() * limits::SWEEP_REST;
+        tokio::time::sleep(rest.max(limits::SWEEP_PAUSE)).await;
     }
 }
 

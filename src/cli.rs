@@ -85,6 +85,8 @@ enum Command {
     Usage(history::UsageArgs),
     /// The turns of a conversation: where each went, and why
     Conversation(history::ConversationArgs),
+    /// One request: all that is kept of it, and its attempts
+    Request(history::RequestArgs),
     /// Where a request would go, and why; sends nothing
     Explain(explain::ExplainArgs),
 }
@@ -122,6 +124,7 @@ impl Arguments {
             Command::Doctor(args) => return doctor::run(&args, places.clone()),
             Command::Usage(args) => history::usage(&args, &load()?)?,
             Command::Conversation(args) => history::conversation(&args, &load()?)?,
+            Command::Request(args) => history::request(&args, &load()?)?,
             Command::Explain(args) => explain::run(args, &load()?)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -15,8 +15,8 @@ mod record;
 pub mod references;
 mod turn;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -59,6 +59,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// How it was set up.
     pub settings: Settings,
+    /// What tokens cost; read again with the configuration.
+    pub prices: RwLock<Arc<Prices>>,
     /// Which account has which model.
     pub models: Models,
     /// What was asked for and not found.
@@ -86,9 +88,7 @@ pub struct Settings {
     pub upstream_idle: Duration,
     /// The silence of an upstream after which a comment goes into an open stream.
     pub stream_comment: Duration,
-    /// What tokens cost.
-    pub prices: Prices,
-    /// The currency of that, as it is shown.
+    /// The currency of the prices, as it is shown.
     pub currency: String,
     /// Whether a request is refused while the database cannot be written.
     pub refuse_without_store: bool,
@@ -353,6 +353,16 @@ impl Gateway {
             }
         }
         accounts
+    }
+
+    /// What tokens cost now.
+    pub fn prices(&self) -> Arc<Prices> {
+        self.prices.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Rows that end from now on keep these prices; those that are written keep theirs.
+    pub fn replace_prices(&self, prices: Prices) {
+        *self.prices.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(prices);
     }
 
     /// Whether the gateway has been told to stop.

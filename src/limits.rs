@@ -149,6 +149,14 @@ pub const ATTEMPTS_MAX: u32 = 8;
 /// on a full one. SDKs give up at ten minutes, people much sooner. At it: 429 with `Retry-After`.
 pub const PIN_WAIT: Duration = Duration::from_secs(10);
 
+/// Attempts of one exchange that its row tells one by one: as many as are made, and those after sealed
+/// reasoning was left out. At it: further ones are only counted.
+pub const ATTEMPTS_KEPT_MAX: usize = 16;
+
+/// How much of an upstream's error code an attempt keeps. Real ones have some dozen characters. At it:
+/// the rest is left out.
+pub const ATTEMPT_CODE_CHARS_MAX: usize = 128;
+
 /// The cooldown after a 429 that names no time: short, because the account is simply tried again.
 pub const COOLDOWN_UNSTATED: Duration = Duration::from_secs(5);
 
@@ -279,8 +287,16 @@ pub const SWEEP_BATCH_ROWS: u32 = 50;
 /// The pause between two batches of the sweep, in which clients' work and the disk have their turn.
 pub const SWEEP_PAUSE: Duration = Duration::from_millis(5);
 
-/// Pages that one batch of the sweep gives back to the file system: more than it frees.
-pub const SWEEP_BATCH_PAGES: usize = 32;
+/// The pause as a multiple of what the batch took, waiting for clients' work included: the busier the
+/// writer is, the more the sweep leaves it alone.
+pub const SWEEP_REST: u32 = 4;
+
+/// Pages that one batch of the sweep gives back to the file system: a millisecond, as for rows.
+pub const SWEEP_BATCH_PAGES: i64 = 32;
+
+/// The share of its used pages, as one part in so many, that a database keeps free for what is
+/// written next. Beyond it, pages are given back to the file system.
+pub const FREE_PAGES_DIVISOR: i64 = 8;
 
 /// Work that waits for the writer. At it: whoever has more waits, which slows the clients, not
 /// the writer.
@@ -303,6 +319,13 @@ pub const UNWRITTEN_RETRY: Duration = Duration::from_secs(1);
 /// The size of the write-ahead log from which it is written back into the database: large enough
 /// that a page that changes often is written back once, small enough to be read through quickly.
 pub const WAL_BYTES: u64 = 8 * 1024 * 1024;
+
+/// The time between two times that the log is written back to its end and begun anew: the writer waits
+/// for the disk then, some milliseconds, which is what one request in hundreds may have to wait, too.
+pub const WAL_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The size of the log from which that time is not waited for.
+pub const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Commits between two looks at the size of the write-ahead log.
 pub const WAL_LOOK_COMMITS: u32 = 32;
@@ -359,6 +382,7 @@ pub const RANGE_STEPS_MAX: i64 = 1500;
 pub const RANGE_OF_ROWS_MAX: Duration = Duration::from_secs(6 * 3600);
 
 const _: () = assert!(WRITER_GROUP_MAX <= WRITER_QUEUE_MAX);
+const _: () = assert!(WAL_BYTES < WAL_BYTES_MAX);
 // What has not settled is found nowhere but in memory.
 const _: () = assert!(2 * (SETTLE_REFERENCES + 2 * ITEMS_PER_RESPONSE_MAX) <= RECENT_REFERENCES_MAX / 2);
 const _: () = assert!(HELD_BYTES_MAX <= EVENT_BYTES_MAX);

@@ -43,6 +43,24 @@ pub struct Spent {
 }
 
 impl Failure {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Failure::NotSent => "not_sent",
+            Failure::Unanswered => "unanswered",
+            Failure::Timeout => "timeout",
+            Failure::Refused { .. } => "refused",
+        }
+    }
+
+    /// The status of a refusal.
+    pub fn status(self) -> Option<u16> {
+        match self {
+            Failure::Refused { status, .. } => Some(status),
+            _ => None,
+        }
+    }
+
     /// Whether the way to the account or its server is at fault: that counts in its breaker, and
     /// nowhere else.
     pub fn is_fault(self) -> bool {

@@ -19,6 +19,7 @@ pub mod roster;
 mod schema;
 pub mod seal;
 mod settling;
+mod sizes;
 mod sweep;
 mod writer;
 
@@ -40,6 +41,7 @@ use lookups::Lookups;
 pub use lookups::known_owners;
 use recent::Recent;
 use settling::Settling;
+pub use sizes::{Sizes, sizes};
 pub use sweep::Lifetimes;
 pub use writer::{AccountRow, Remember, StandingRow, Work};
 
@@ -239,12 +241,24 @@ impl Store {
         self.writer.trouble()
     }
 
-    /// Removes one batch of what has expired; tells whether there may be more.
+    /// Removes one batch of what has expired; tells whether there may be more. `begins` says that it is
+    /// the first one of a sweep.
     ///
     /// # Errors
     /// As for [`Store::write`].
-    pub async fn sweep(&self, lifetimes: Lifetimes, now_ms: i64) -> Result<bool, StoreError> {
-        self.writer.sweep(lifetimes, now_ms).await
+    pub async fn sweep(&self, lifetimes: Lifetimes, now_ms: i64, begins: bool) -> Result<bool, StoreError> {
+        self.writer.sweep(lifetimes, now_ms, begins).await
+    }
+
+    /// Lets SQLite count anew what its plans go by, where the tables have changed much. It looks at a
+    /// sample of them.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub async fn optimize(&self) -> Result<(), StoreError> {
+        // Of all tables, not only of those that this connection has asked.
+        self.change(|connection| Ok(connection.execute_batch("PRAGMA optimize = 0x10002")?))
+            .await
     }
 
     /// Below which id rows are to be added to the sums now.
@@ -350,6 +364,14 @@ pub fn open_readable(path: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(path, READ_ONLY)?;
     connection.busy_timeout(limits::BUSY_TIMEOUT)?;
     Ok(connection)
+}
+
+/// Whether the schema of a database is the one that this program reads.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn is_up_to_date(connection: &Connection) -> Result<bool, StoreError> {
+    schema::is_up_to_date(connection)
 }
 
 /// The smallest id of a request that starts in that millisecond or later. There are 1024 for each;

@@ -55,7 +55,7 @@ export function table(caption, columns, rows, options = {}) {
 
 /** A word with a colour that says whether it is well. The word says it, too. */
 const KINDS = {
-  completed: "good", hit: "good", active: "good", on: "good",
+  completed: "good", answered: "good", hit: "good", active: "good", on: "good",
   open: "live", incomplete: "fair", cancelled: "fair", queued: "fair", moved: "fair", cooling_down: "fair",
   draining: "fair", client_gone: "fair", shutdown: "fair", none: "plain", unknown: "fair",
 };

@@ -134,8 +134,8 @@ const GROUPS = {
   Cost: ["cost", "cost_saved", "lost_tokens", "cost_lost", "price"],
   Time: ["first_byte_ms", "first_output_ms", "duration_ms", "overhead_us"],
 };
-// Columns that the groups tell in other words.
-const TOLD = new Set(["request_id", "id", "started_at_ms", "client_key_id", "account_id", "model", "price_id", "cost_micros", "saved_micros", "lost_micros"]);
+// Columns that are told in other words.
+const TOLD = new Set(["each_attempt", "request_id", "id", "started_at_ms", "client_key_id", "account_id", "model", "price_id", "cost_micros", "saved_micros", "lost_micros"]);
 
 async function one(query) {
   const keep = Object.fromEntries(query);
@@ -154,9 +154,23 @@ function whole(request) {
   const grouped = new Set(Object.values(GROUPS).flat());
   const others = Object.keys(request).filter((name) => !grouped.has(name) && !TOLD.has(name));
   const groups = others.length ? { ...GROUPS, More: others } : GROUPS;
-  return h("div", { class: "groups" }, Object.entries(groups).map(([title, members]) => h("section", {},
+  const fields = h("div", { class: "groups" }, Object.entries(groups).map(([title, members]) => h("section", {},
     h("h3", {}, title),
     h("dl", {}, members.filter((name) => name in request).map((name) => h("div", {}, h("dt", {}, label(name)), h("dd", {}, value(name, request[name]))))))));
+  return [attempts(request.each_attempt), fields];
+}
+
+/** Who was asked, one after the other. A single one that answered is told by the rest. */
+function attempts(made) {
+  if (!made.length || (made.length === 1 && made[0].how === "answered")) return null;
+  return h("section", { class: "attempts" }, h("h3", {}, made.length === 1 ? "One attempt" : `${made.length} attempts`), table("Attempts", [
+    { label: "Account", value: (row) => [h("span", { class: "hint" }, `${row.attempt}. `), write.text(row.account)] },
+    { label: "Came to", value: (row) => (row.how ? badge(row.how) : badge("open")) },
+    { label: "Status", number: true, value: (row) => write.text(row.status) },
+    { label: "Error code", value: (row) => write.text(row.error_code) },
+    { label: "Began after", number: true, value: (row) => write.duration(row.after_ms) },
+    { label: "Took", number: true, value: (row) => write.duration(row.duration_ms) },
+  ], made));
 }
 
 const label = (name) => name.replace(/_(ms|us)$/, "").replaceAll("_", " ");

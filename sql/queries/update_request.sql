@@ -25,5 +25,6 @@ UPDATE requests SET
   price_id = ?33,
   cost_micros = ?34,
   saved_micros = ?35,
-  reasons = ?36
+  reasons = ?36,
+  each_attempt = ?37
 WHERE id = ?1 AND (?3 IS NOT NULL OR ended_at_ms IS NULL)

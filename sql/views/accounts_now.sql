@@ -1,6 +1,6 @@
+CREATE VIEW accounts_now AS
 -- The accounts, what state each is in, what to do about it, and what it did today (UTC). A
 -- conversation is live for four hours after its last turn.
-CREATE VIEW accounts_now AS
 WITH
   clock AS (
     SELECT

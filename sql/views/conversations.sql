@@ -1,6 +1,6 @@
+CREATE VIEW conversations AS
 -- One line a conversation: its turns, where it lives now, what it cost, and how
 -- often it changed its account (moves).
-CREATE VIEW conversations AS
 WITH steps AS (
   SELECT
     r.*,

@@ -1,6 +1,6 @@
+CREATE VIEW known_references AS
 -- What a request can point with, as the digest of scope, kind and value, and the
 -- account it points at: what was learnt last, and what has settled.
-CREATE VIEW known_references AS
 WITH recent AS (
   SELECT digest, account_id, conversation, expires_at_ms, detour_since_ms, max(number) AS number
   FROM recent_references

@@ -1,8 +1,8 @@
+CREATE VIEW turns AS
 -- One line a request, newest last. Tokens are NULL where the upstream told none;
 -- input_tokens includes cached_tokens. Cost is in the currency of the price table,
 -- NULL where no price is known; cost_saved is what the cache spared, cost_lost
 -- what a turn cost more because it went to another account than the one before.
-CREATE VIEW turns AS
 SELECT
   r.id AS request_id,
   strftime('%Y-%m-%dT%H:%M:%fZ', r.started_at_ms / 1000.0, 'unixepoch') AS started_at,

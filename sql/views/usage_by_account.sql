@@ -1,5 +1,5 @@
--- Requests, tokens and cost by account; NULL for requests that reached none.
 CREATE VIEW usage_by_account AS
+-- Requests, tokens and cost by account; NULL for requests that reached none.
 SELECT
   a.name AS account,
   sum(f.requests) AS requests,

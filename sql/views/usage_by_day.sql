@@ -1,5 +1,5 @@
--- Requests, tokens and cost by the day, UTC.
 CREATE VIEW usage_by_day AS
+-- Requests, tokens and cost by the day, UTC.
 SELECT
   strftime('%Y-%m-%d', f.at_ms / 1000, 'unixepoch') AS day,
   sum(f.requests) AS requests,

@@ -1,5 +1,5 @@
--- Requests, tokens and cost by the hour, UTC.
 CREATE VIEW usage_by_hour AS
+-- Requests, tokens and cost by the hour, UTC.
 SELECT
   strftime('%Y-%m-%dT%H:00:00Z', f.at_ms / 1000, 'unixepoch') AS hour,
   sum(f.requests) AS requests,

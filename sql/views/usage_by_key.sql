@@ -1,5 +1,5 @@
--- Requests, tokens and cost by client key; NULL for requests with no valid key.
 CREATE VIEW usage_by_key AS
+-- Requests, tokens and cost by client key; NULL for requests with no valid key.
 SELECT
   k.name AS client_key,
   sum(f.requests) AS requests,

@@ -1,6 +1,6 @@
+CREATE VIEW usage_by_model AS
 -- Requests, tokens and cost by the model that served, or was asked for; NULL
 -- where none was named.
-CREATE VIEW usage_by_model AS
 SELECT
   nullif(f.model, '') AS model,
   sum(f.requests) AS requests,

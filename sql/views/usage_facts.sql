@@ -1,6 +1,6 @@
+CREATE VIEW usage_facts AS
 -- What the usage_by_* views add up: the hourly sums, and the rows that are not
 -- in them yet. A request that still runs is counted when it has ended.
-CREATE VIEW usage_facts AS
 SELECT
   h.hour_ms AS at_ms,
   nullif(h.account_id, 0) AS account_id,

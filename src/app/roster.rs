@@ -17,7 +17,7 @@ use crate::server::keys::Keys;
 use crate::store::accounts::{self, NewAccount};
 use crate::store::client_keys::{self, ClientKey, KeyBounds, NewClientKey, Spent};
 use crate::store::seal::Seal;
-use crate::store::{Connection, roster};
+use crate::store::{Connection, prices, roster};
 
 use super::StartError;
 
@@ -149,7 +149,7 @@ pub(super) struct Roster {
 
 impl Roster {
     /// Looks for changes until it is dropped. A hang-up signal has the file read again, too: its
-    /// accounts and client keys, that is; the other settings count from the next start on.
+    /// accounts, client keys and prices, that is; the other settings count from the next start on.
     pub(super) async fn watch(mut self) {
         let mut ticks = tokio::time::interval(limits::ROSTER_LOOK);
         loop {
@@ -159,7 +159,7 @@ impl Roster {
                 _ = ticks.tick() => false,
             };
             if file_too {
-                self.read_file();
+                self.read_file().await;
             }
             let version = self.gateway.store.read(roster::read).await;
             let version = version.map_or(self.version, |roster| roster.version);
@@ -170,13 +170,26 @@ impl Roster {
         }
     }
 
-    fn read_file(&mut self) {
+    async fn read_file(&mut self) {
         if let Some(Err(error)) = self.tls.as_ref().map(|tls| tls.read_again()) {
             tracing::error!(error, "the certificate stays as it was");
         }
         match Config::load(self.config.places.clone()) {
             Ok(config) => self.config = config,
-            Err(error) => tracing::error!(%error, "the configuration stays as it was"),
+            Err(error) => return tracing::error!(%error, "the configuration stays as it was"),
+        }
+        let listed = self.config.file.prices();
+        let count = listed.len();
+        let kept = self
+            .gateway
+            .store
+            .change(move |connection| prices::keep(connection, listed));
+        match kept.await {
+            Ok(prices) => {
+                self.gateway.replace_prices(prices);
+                tracing::info!(prices = count, "prices taken over");
+            }
+            Err(error) => tracing::error!(%error, "the prices stay as they were"),
         }
     }
 

@@ -48,6 +48,7 @@ pub(super) fn run(args: &DoctorArgs, places: Places) -> anyhow::Result<ExitCode>
         Ok(config) => {
             look_at_configuration(&mut findings, &config);
             if let Some(connection) = look_at_database(&mut findings, &config) {
+                look_at_sizes(&mut findings, &config, &connection)?;
                 look_at_clock(&mut findings, &connection)?;
                 let unlocked = look_at_accounts(&mut findings, &config, &connection)?;
                 look_at_keys(&mut findings, &connection)?;
@@ -139,7 +140,11 @@ fn look_at_database(findings: &mut Findings, config: &Config) -> Option<Connecti
             return None;
         }
     };
-    match store::check(&connection) {
+    let looks = indicatif::ProgressBar::new_spinner().with_message("reading the database through");
+    looks.enable_steady_tick(Duration::from_millis(100));
+    let checked = store::check(&connection);
+    looks.finish_and_clear();
+    match checked {
         Ok(None) => {
             let served = if store::is_served(path) {
                 "a gateway serves it now"
@@ -178,6 +183,48 @@ fn look_at_mode(findings: &mut Findings, path: &Path) {
 
 #[cfg(not(unix))]
 fn look_at_mode(_: &mut Findings, _: &Path) {}
+
+/// A write-ahead log of this size has not been written back for long.
+const LOG_BYTES: u64 = 256 * 1024 * 1024;
+
+fn look_at_sizes(findings: &mut Findings, config: &Config, connection: &Connection) -> anyhow::Result<()> {
+    let sizes = store::sizes(connection, &config.database)?;
+    let bytes = |bytes: u64| indicatif::HumanBytes(bytes).to_string();
+    findings.fine(
+        "size",
+        &format!(
+            "database {}, of which {} free; write-ahead log {}",
+            bytes(sizes.file_bytes),
+            bytes(sizes.free_bytes),
+            bytes(sizes.log_bytes)
+        ),
+    );
+    let count = |count: i64| indicatif::HumanCount(count.unsigned_abs()).to_string();
+    let since = match sizes.oldest_ms {
+        Some(ms) => format!(
+            " since {}",
+            jiff::Timestamp::from_millisecond(ms)?.strftime("%Y-%m-%d")
+        ),
+        None => String::new(),
+    };
+    findings.fine(
+        "history",
+        &format!(
+            "{} requests{since}, sums of {} hours, {} references",
+            count(sizes.requests),
+            count(sizes.hours),
+            count(sizes.references)
+        ),
+    );
+    if sizes.log_bytes > LOG_BYTES {
+        findings.wrong(
+            "write-ahead log",
+            &format!("{} wait to be written back", bytes(sizes.log_bytes)),
+            "end what reads the database all the time, as a sqlite3 with an open transaction",
+        );
+    }
+    Ok(())
+}
 
 /// When this was written: no clock that is right shows an earlier time.
 const WRITTEN_AT_MS: i64 = 1_790_000_000_000;

@@ -33,6 +33,15 @@ pub(super) struct ConversationArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct RequestArgs {
+    /// Its id, as in x-moorage-request-id and in the log
+    id: i64,
+    /// JSON, one object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 #[group(multiple = false)]
 struct FormatArgs {
     /// JSON, one array of objects
@@ -64,7 +73,15 @@ impl FormatArgs {
 pub(super) fn usage(args: &UsageArgs, config: &Config) -> anyhow::Result<()> {
     let since_ms = now_ms().saturating_sub(i64::try_from(args.since.as_millis())?);
     let since = jiff::Timestamp::from_millisecond(since_ms)?;
-    let rows = history::usage(&open(config)?, args.by, since)?;
+    // On standard error, and only where that is a terminal.
+    let span = now_ms() - since_ms;
+    let bar = indicatif::ProgressBar::new(span.unsigned_abs()).with_style(
+        indicatif::ProgressStyle::with_template("{bar:40} {percent} % of the time, {eta} left")?,
+    );
+    let rows = history::usage(&open(config)?, args.by, since, |at_ms| {
+        bar.set_position((since_ms + span - at_ms).max(0).unsigned_abs());
+    })?;
+    bar.finish_and_clear();
     if rows.rows.is_empty() && args.format.format() == Format::Table {
         println!("Nothing was used since {since}.");
         return Ok(());
@@ -155,6 +172,41 @@ pub(super) fn conversation(args: &ConversationArgs, config: &Config) -> anyhow::
     }
 }
 
+pub(super) fn request(args: &RequestArgs, config: &Config) -> anyhow::Result<()> {
+    let connection = open(config)?;
+    let found = history::request(&connection, args.id)?;
+    let request = found.ok_or_else(|| anyhow::anyhow!("there is no request {}", args.id))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&request)?);
+        return Ok(());
+    }
+    for (name, value) in request.as_object().into_iter().flatten() {
+        let shown = match value {
+            Value::Null => continue,
+            Value::Array(_) | Value::Object(_) => continue,
+            _ if TOLD_OTHERWISE.contains(&name.as_str()) => continue,
+            Value::Number(number) if !["request_id", "status"].contains(&name.as_str()) => grouped(number),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        println!("{:<22} {shown}", name.replace('_', " "));
+    }
+    println!();
+    print(history::attempts(&connection, args.id)?, Format::Table)
+}
+
+/// Columns of a request that others tell in a person's words.
+const TOLD_OTHERWISE: [&str; 8] = [
+    "id",
+    "started_at_ms",
+    "client_key_id",
+    "account_id",
+    "price_id",
+    "cost_micros",
+    "saved_micros",
+    "lost_micros",
+];
+
 /// Writes a made-up history, to see what the page and the database do with much of it.
 pub(super) fn fill(count: u64, config: &Config) -> anyhow::Result<()> {
     let bar = indicatif::ProgressBar::new(count).with_style(indicatif::ProgressStyle::with_template(
@@ -191,7 +243,17 @@ pub(super) fn open(config: &Config) -> anyhow::Result<Connection> {
         "there is no database at {}; 'moorage serve' makes one",
         config.database.display()
     );
-    Ok(store::open_readable(&config.database)?)
+    let connection = store::open_readable(&config.database)?;
+    if !store::is_up_to_date(&connection)? {
+        drop(connection);
+        anyhow::ensure!(
+            !store::is_served(&config.database),
+            "the gateway that runs is an earlier version of Moorage; stop it and start this one"
+        );
+        drop(store::open_writable(&config.database, config.file.durability)?);
+        return Ok(store::open_readable(&config.database)?);
+    }
+    Ok(connection)
 }
 
 pub(super) fn accounts(connection: &Connection) -> Result<Rows, StoreError> {

@@ -14,9 +14,10 @@ use crate::price::Cost;
 use crate::request::Envelope;
 use crate::response::{Facts, Outcome};
 use crate::store::client_keys::Spent;
-use crate::store::requests::{Affinity, Row};
+use crate::store::requests::{Affinity, AttemptFailed, AttemptMade, Row};
 use crate::store::{Remember, Work};
 
+use super::attempt::Failed;
 use super::client::{Client, Place};
 use super::{Content, Gateway, Question, Routing};
 
@@ -191,9 +192,17 @@ impl Record {
     pub(super) fn attempt(&mut self, lease: &Lease, plan: &Plan) {
         let account = lease.account();
         self.account = Some(account.name.clone());
+        let after_ms = self.elapsed_ms();
         let row = self.row();
         row.attempts += 1;
         row.account = Some(account.id);
+        if row.each_attempt.len() < limits::ATTEMPTS_KEPT_MAX {
+            row.each_attempt.push(AttemptMade {
+                account_id: account.id,
+                after_ms,
+                failed: None,
+            });
+        }
         let is_stripped = plan.strip != Strip::Nothing;
         row.affinity = match &plan.decision {
             // What only its owner could read was given up.
@@ -207,6 +216,23 @@ impl Record {
             row.affinity_by.get_or_insert(ReferenceKind::Reasoning);
         }
         self.affinity_note = is_stripped.then_some("stripped=reasoning");
+    }
+
+    /// Notes how the attempt that runs has failed.
+    pub(super) fn attempt_failed(&mut self, failed: &Failed) {
+        let now_ms = self.elapsed_ms();
+        let Some(attempt) = self.row().each_attempt.last_mut() else {
+            return;
+        };
+        if attempt.failed.is_none() {
+            let code = failed.code.as_deref();
+            attempt.failed = Some(AttemptFailed {
+                duration_ms: now_ms - attempt.after_ms,
+                how: failed.failure.as_str(),
+                status: failed.failure.status(),
+                error_code: code.map(|code| code.chars().take(limits::ATTEMPT_CODE_CHARS_MAX).collect()),
+            });
+        }
     }
 
     /// Adds time that the request spent in the gateway, if it counts.
@@ -298,7 +324,7 @@ impl Record {
     /// What the request cost by the price of its start, if the figures and a price are known.
     fn cost(&self, row: &Row) -> Option<Cost> {
         let usage = row.usage.as_ref()?;
-        let prices = &self.gateway.settings.prices;
+        let prices = self.gateway.prices();
         let tier = row.service_tier.as_deref();
         [&row.model_served, &row.model_asked]
             .into_iter()

@@ -145,6 +145,7 @@ impl Turn<'_> {
         plan: &Plan,
         record: &mut Record,
     ) -> Result<Option<Attempt>, Error> {
+        record.attempt_failed(&failed);
         let pinned = matches!(plan.decision, Decision::Pinned(_));
         if failed.seal_is_unreadable && plan.strip != Strip::All && !self.envelope.sealed.is_empty() {
             self.terms.without_reasoning = true;

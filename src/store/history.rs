@@ -10,7 +10,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, Params};
 use serde_json::{Map, Number, Value};
 
-use super::StoreError;
+use super::{StoreError, first_id_at};
 use crate::affinity::{Reference, ReferenceKind};
 use crate::limits;
 
@@ -83,14 +83,20 @@ impl By {
     }
 }
 
-/// The sums since a moment, by what is asked for.
+/// The sums since a moment, by what is asked for. What takes long goes back in time, and tells
+/// `progress` where it is, in milliseconds since 1970 UTC.
 ///
 /// # Errors
 /// If the database cannot be read.
-pub fn usage(connection: &Connection, by: By, since: jiff::Timestamp) -> Result<Rows, StoreError> {
+pub fn usage(
+    connection: &Connection,
+    by: By,
+    since: jiff::Timestamp,
+    progress: impl FnMut(i64),
+) -> Result<Rows, StoreError> {
     let since_ms = since.as_millisecond();
     if by == By::Conversation {
-        return conversations_since(connection, since_ms);
+        return conversations_since(connection, since_ms, progress);
     }
     let query = include_str!("../../sql/queries/usage_since.sql");
     // The sums are by the hour: the first one counts whole.
@@ -100,15 +106,20 @@ pub fn usage(connection: &Connection, by: By, since: jiff::Timestamp) -> Result<
     Ok(rows)
 }
 
-fn conversations_since(connection: &Connection, since_ms: i64) -> Result<Rows, StoreError> {
+fn conversations_since(
+    connection: &Connection,
+    since_ms: i64,
+    mut progress: impl FnMut(i64),
+) -> Result<Rows, StoreError> {
     let mut wanted = search::Wanted {
         from_ms: Some(since_ms),
         ..search::Wanted::default()
     };
     let page_rows = limits::PAGE_ROWS_MAX as usize;
     let mut all = search::conversations(connection, &wanted, page_rows)?;
-    while all.next_before_id.is_some() {
-        wanted.before_id = all.next_before_id;
+    while let Some(before_id) = all.next_before_id {
+        progress(before_id / first_id_at(1));
+        wanted.before_id = Some(before_id);
         let more = search::conversations(connection, &wanted, page_rows)?;
         all.rows.rows.extend(more.rows.rows);
         all.next_before_id = more.next_before_id;
@@ -199,8 +210,18 @@ pub fn request(connection: &Connection, id: i64) -> Result<Option<Value>, StoreE
     for (name, value) in columns {
         whole.entry(name).or_insert(value);
     }
+    let attempts = attempts(connection, id)?.objects();
+    whole.insert("each_attempt".to_owned(), Value::Array(attempts));
     whole.insert("price".to_owned(), price.objects().pop().unwrap_or_default());
     Ok(Some(Value::Object(whole)))
+}
+
+/// The attempts of a request: who was asked, when, and what came of it.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn attempts(connection: &Connection, id: i64) -> Result<Rows, StoreError> {
+    rows(connection, include_str!("../../sql/queries/attempts.sql"), [id])
 }
 
 fn rows(connection: &Connection, query: &str, parameters: impl Params) -> Result<Rows, StoreError> {

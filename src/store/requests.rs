@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use rusqlite::{Connection, params};
+use serde::Serialize;
 
 use crate::account::AccountId;
 use crate::affinity::{ConversationId, ReferenceKind};
@@ -54,6 +55,36 @@ impl Affinity {
             Affinity::Refused => "refused",
         }
     }
+}
+
+/// One try of an exchange on one account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AttemptMade {
+    /// Which account was asked.
+    #[serde(serialize_with = "as_number")]
+    pub account_id: AccountId,
+    /// When it began, in milliseconds from the start of the request.
+    pub after_ms: i64,
+    /// How it failed; nothing as long as it has not.
+    #[serde(flatten)]
+    pub failed: Option<AttemptFailed>,
+}
+
+/// How an attempt failed before anything of it reached the client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AttemptFailed {
+    /// From its begin, in milliseconds.
+    pub duration_ms: i64,
+    /// How far it came, in a word.
+    pub how: &'static str,
+    /// The upstream's status, or the one that an event stands for.
+    pub status: Option<u16>,
+    /// The upstream's error code.
+    pub error_code: Option<String>,
+}
+
+fn as_number<S: serde::Serializer>(account: &AccountId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_i64(account.0)
 }
 
 /// One client request, from arrival to its end. The columns of `requests`, in their order.
@@ -119,6 +150,8 @@ pub struct Row {
     pub was_written: bool,
     /// Why it went where it went.
     pub reasons: Option<String>,
+    /// What became of each attempt.
+    pub each_attempt: Vec<AttemptMade>,
 }
 
 impl Row {
@@ -155,7 +188,18 @@ impl Row {
             cost: None,
             was_written: false,
             reasons: None,
+            each_attempt: Vec::new(),
         }
+    }
+
+    /// The attempts as they are kept; nothing where the row itself tells all of them.
+    fn attempts_as_json(&self) -> Option<String> {
+        let told = match &self.each_attempt[..] {
+            [] => false,
+            [only] => only.failed.is_some(),
+            _ => true,
+        };
+        told.then(|| serde_json::to_string(&self.each_attempt).ok())?
     }
 
     pub(super) fn record(&self, connection: &Connection) -> rusqlite::Result<()> {
@@ -218,6 +262,7 @@ impl Row {
             self.cost.map(|cost| cost.cost_micros),
             self.cost.and_then(|cost| cost.saved_micros),
             self.reasons,
+            self.attempts_as_json(),
         ])
     }
 }

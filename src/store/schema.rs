@@ -23,16 +23,20 @@ const STEPS: &[M<'static>] = &[
         "../../sql/migrations/0005_lives_of_accounts_and_keys.sql"
     )),
     M::up(include_str!("../../sql/migrations/0006_reasons_and_detours.sql")),
+    M::up(include_str!(
+        "../../sql/migrations/0007_attempts_and_comments.sql"
+    )),
 ];
 
 /// The views, each after those that it reads.
-const VIEWS: [(&str, &str); 10] = [
+const VIEWS: [(&str, &str); 11] = [
     (
         "known_references",
         include_str!("../../sql/views/known_references.sql"),
     ),
     ("usage_facts", include_str!("../../sql/views/usage_facts.sql")),
     ("turns", include_str!("../../sql/views/turns.sql")),
+    ("attempts", include_str!("../../sql/views/attempts.sql")),
     ("conversations", include_str!("../../sql/views/conversations.sql")),
     ("usage_by_hour", include_str!("../../sql/views/usage_by_hour.sql")),
     ("usage_by_day", include_str!("../../sql/views/usage_by_day.sql")),
@@ -86,6 +90,11 @@ pub(super) fn prepare(connection: &mut Connection, durability: Durability) -> Re
     MIGRATIONS.to_latest(connection)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     refresh_views(connection)
+}
+
+/// Whether all migrations were applied.
+pub(super) fn is_up_to_date(connection: &Connection) -> Result<bool, StoreError> {
+    Ok(MIGRATIONS.pending_migrations(connection)? == 0)
 }
 
 /// Makes the views anew where they differ from this program's. A change of the schema makes every
@@ -162,6 +171,25 @@ mod tests {
         connection
             .prepare("SELECT conversation_id, affinity_by FROM turns")
             .unwrap();
+    }
+
+    #[test]
+    fn the_schema_says_of_every_table_and_view_what_it_is() {
+        let (_folder, connection) = database();
+        let query = "SELECT name, sql FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%'";
+        let mut statement = connection.prepare(query).unwrap();
+        let found = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+        let found: Vec<(String, String)> = found.unwrap().map(Result::unwrap).collect();
+        assert!(found.len() > 20, "{found:?}");
+        for (name, sql) in found {
+            let second_line = sql.lines().nth(1).unwrap_or_default().trim_start();
+            assert!(second_line.starts_with("-- "), "{name}: {sql}");
+        }
+        // What was written into the schema is what SQLite still reads.
+        let check: String = connection
+            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(check, "ok");
     }
 
     #[test]

@@ -83,9 +83,9 @@ impl Settling {
         self.step(connection)
     }
 
-    /// In the sweep: settles a batch of what is there; tells whether there is more.
-    pub(super) fn in_sweep(&mut self, connection: &mut Connection) -> rusqlite::Result<bool> {
-        if self.moving_to.is_none() && !self.waiting.is_empty() {
+    /// In the sweep: settles a batch of what was there when it began; tells whether there is more.
+    pub(super) fn in_sweep(&mut self, connection: &mut Connection, begins: bool) -> rusqlite::Result<bool> {
+        if begins && self.moving_to.is_none() && !self.waiting.is_empty() {
             self.begin(connection)?;
         }
         self.step(connection)?;
@@ -218,7 +218,7 @@ mod tests {
         let before = owners(&connection, "known_references");
         assert_eq!(before.len(), 1000);
         assert_eq!(before[7].1, 2);
-        while settling.in_sweep(&mut connection).unwrap() {
+        while settling.in_sweep(&mut connection, true).unwrap() {
             assert_eq!(owners(&connection, "known_references"), before);
         }
         assert_eq!(owners(&connection, "settled_references"), before);
@@ -231,13 +231,13 @@ mod tests {
         let mut settling = Settling::default();
         let many: Vec<Remember> = (0..300).map(|n| remember(n, 1)).collect();
         append(&connection, &mut settling, &many);
-        assert!(settling.in_sweep(&mut connection).unwrap());
+        assert!(settling.in_sweep(&mut connection, true).unwrap());
         append(&connection, &mut settling, &[remember(0, 2)]);
         let before = owners(&connection, "known_references");
         drop(settling);
         let mut settling = Settling::load(&connection).unwrap();
         assert_eq!(settling.waiting().len(), 301);
-        while settling.in_sweep(&mut connection).unwrap() {}
+        while settling.in_sweep(&mut connection, true).unwrap() {}
         assert_eq!(owners(&connection, "settled_references"), before);
         assert_eq!(before[0].1, 2);
     }
@@ -248,7 +248,7 @@ mod tests {
         let mut settling = Settling::default();
         let many: Vec<Remember> = (0..300).map(|n| remember(n, 1)).collect();
         append(&connection, &mut settling, &many);
-        assert!(settling.in_sweep(&mut connection).unwrap());
+        assert!(settling.in_sweep(&mut connection, true).unwrap());
         for n in [0, 299] {
             let digest = remember(n, 1).digest;
             settling.forget(&digest);
@@ -257,7 +257,7 @@ mod tests {
                 connection.execute(&query, [digest]).unwrap();
             }
         }
-        while settling.in_sweep(&mut connection).unwrap() {}
+        while settling.in_sweep(&mut connection, true).unwrap() {}
         let left = owners(&connection, "known_references");
         assert_eq!(left.len(), 298);
     }

@@ -147,7 +147,8 @@ type Done<T> = oneshot::Sender<Result<T, StoreError>>;
 
 enum Job {
     Write(Work, Option<Done<()>>),
-    Sweep(Lifetimes, i64, Done<bool>),
+    /// What is swept at what time, and whether the sweep begins.
+    Sweep(Lifetimes, i64, bool, Done<bool>),
     Fold(i64, Done<bool>),
 }
 
@@ -208,9 +209,14 @@ impl Writer {
         written.await.map_err(|_| StoreError::Closed)?
     }
 
-    pub(super) async fn sweep(&self, lifetimes: Lifetimes, now_ms: i64) -> Result<bool, StoreError> {
+    pub(super) async fn sweep(
+        &self,
+        lifetimes: Lifetimes,
+        now_ms: i64,
+        begins: bool,
+    ) -> Result<bool, StoreError> {
         let (done, swept) = oneshot::channel();
-        self.send(Job::Sweep(lifetimes, now_ms, done))?;
+        self.send(Job::Sweep(lifetimes, now_ms, begins, done))?;
         swept.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -320,23 +326,38 @@ impl WriterThread {
 
     fn serve(&mut self, group: Vec<Job>) {
         let mut works = Vec::with_capacity(group.len());
+        let mut chores = Vec::new();
         for job in group {
             match job {
                 Job::Write(work, done) => works.push((work, done)),
-                Job::Sweep(lifetimes, now_ms, done) => {
-                    let settles = self.settling.in_sweep(&mut self.connection);
-                    let swept = settles
-                        .and_then(|more| Ok(sweep::batch(&mut self.connection, lifetimes, now_ms)? || more));
-                    self.checkpoints.committed_much(&self.connection);
-                    done.send(swept.map_err(StoreError::from)).ok();
-                }
-                Job::Fold(before_id, done) => {
-                    let folded = fold::batch(&mut self.connection, before_id, limits::FOLD_BATCH_ROWS);
-                    self.checkpoints.committed_much(&self.connection);
-                    done.send(folded.map_err(StoreError::from)).ok();
-                }
+                chore => chores.push(chore),
             }
         }
+        self.write(works);
+        // Behind the clients: none of them waits for a chore that came before it.
+        for chore in chores {
+            self.do_chore(chore);
+        }
+    }
+
+    fn do_chore(&mut self, chore: Job) {
+        match chore {
+            Job::Write(..) => {}
+            Job::Sweep(lifetimes, now_ms, begins, done) => {
+                let settles = self.settling.in_sweep(&mut self.connection, begins);
+                let swept = settles
+                    .and_then(|more| Ok(sweep::batch(&mut self.connection, lifetimes, now_ms)? || more));
+                done.send(swept.map_err(StoreError::from)).ok();
+            }
+            Job::Fold(before_id, done) => {
+                let folded = fold::batch(&mut self.connection, before_id, limits::FOLD_BATCH_ROWS);
+                done.send(folded.map_err(StoreError::from)).ok();
+            }
+        }
+        self.checkpoints.committed_much(&self.connection);
+    }
+
+    fn write(&mut self, works: Vec<(Work, Option<Done<()>>)>) {
         if works.is_empty() {
             return;
         }

@@ -135,6 +135,44 @@ async fn cost_is_what_the_price_table_says_and_unknown_without_a_price() {
 }
 
 #[tokio::test]
+async fn prices_are_read_again_on_a_hang_up_and_rows_that_are_written_keep_theirs() {
+    let harness = Harness::build(1).section(PRICE).start().await;
+    let input_price = async || {
+        let reply = harness.turn(None).await;
+        harness.row(reply.request_id()).await;
+        let path = format!("/admin/api/v1/requests/{}", reply.request_id());
+        let price = get(&harness, &path).await["price"]["input_micros"].as_i64();
+        (reply.request_id(), price)
+    };
+    let (first, before) = input_price().await;
+    assert_eq!(before, Some(2_000_000));
+    let file = harness.folder().join("moorage.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("input = 2\n", "input = 3\n")).unwrap();
+    harness.gateway.signal("HUP");
+    eventually("the word in the log", || {
+        harness.log().contains("prices taken over").then_some(())
+    })
+    .await;
+    assert_eq!(input_price().await.1, Some(3_000_000));
+    let kept = get(&harness, &format!("/admin/api/v1/requests/{first}")).await;
+    assert_eq!(kept["price"]["input_micros"], 2_000_000);
+}
+
+#[tokio::test]
+async fn the_doctor_tells_how_large_the_history_is() {
+    let harness = Harness::over(1).await;
+    let first = harness.turn(None).await;
+    harness.turn(Some(&first.id())).await;
+    let told = harness.run(&["doctor"]);
+    assert!(
+        told.contains("size") && told.contains("write-ahead log"),
+        "{told}"
+    );
+    assert!(told.contains("2 requests since 20"), "{told}");
+}
+
+#[tokio::test]
 async fn a_turn_that_moved_tells_what_that_cost() {
     let harness = Harness::build(2).section(PRICE).start().await;
     let turns = moved_session(&harness).await;
@@ -265,6 +303,56 @@ async fn a_conversation_is_followed_by_its_id_or_one_of_its_responses() {
     let unknown = ask(&harness, "/admin/api/v1/conversations/resp_nobody_knows").await;
     assert_eq!((unknown.status, unknown.code().as_str()), (404, "not_found"));
     assert_eq!(ask(&harness, "/admin/api/v1/requests/1").await.status, 404);
+}
+
+#[tokio::test]
+async fn each_attempt_of_a_request_is_told_with_what_became_of_it() {
+    let harness = Harness::over(2).await;
+    let session = harness.request().header("session-id", "a session");
+    let first = Reply::of(session.body(said("The tide", None).to_string())).await;
+    let home = harness.named(first.account());
+    home.always(Some(
+        "status=429;code=rate_limit_exceeded;retry_after=60"
+            .parse()
+            .unwrap(),
+    ));
+    let session = harness.request().header("session-id", "a session");
+    let reply = Reply::of(session.body(said("The tide", None).to_string())).await;
+    let request = reply.request_id();
+    let accounts = [first.account(), reply.account()];
+    let told = get(&harness, &format!("/admin/api/v1/requests/{request}")).await;
+    let attempts = told["each_attempt"].as_array().unwrap();
+    let column = |name: &str| -> Vec<Value> { attempts.iter().map(|line| line[name].clone()).collect() };
+    assert_eq!(column("account"), accounts);
+    assert_eq!(column("attempt"), [1, 2]);
+    assert_eq!(column("how"), ["refused", "answered"]);
+    assert_eq!(column("status"), [429, 200]);
+    assert_eq!(column("error_code"), [json!("rate_limit_exceeded"), Value::Null]);
+    assert!(attempts.iter().all(|line| line["duration_ms"].is_i64()), "{told}");
+    // The view says the same, and the command.
+    let view = harness.query(&format!("SELECT * FROM attempts WHERE request_id = {request}"));
+    assert_eq!(view.len(), 2);
+    assert_eq!(
+        (&view[0]["how"], &view[0]["status"]),
+        (&json!("refused"), &json!(429))
+    );
+    let printed = harness.command(&["request", &request.to_string()]);
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    for word in ["rate_limit_exceeded", "refused", "answered", "model asked"] {
+        assert!(printed.contains(word), "{word}: {printed}");
+    }
+    // What was asked once and answered has one; what was asked nowhere has none.
+    let of =
+        async |id: i64| get(&harness, &format!("/admin/api/v1/requests/{id}")).await["each_attempt"].clone();
+    let single = of(first.request_id()).await;
+    assert_eq!(
+        (single.as_array().unwrap().len(), &single[0]["how"]),
+        (1, &json!("answered"))
+    );
+    let unread = Reply::of(harness.request().body("no json")).await;
+    assert_eq!(of(unread.request_id()).await, json!([]));
+    let unknown = harness.command(&["request", "7"]);
+    assert!(!unknown.status.success());
 }
 
 #[tokio::test]

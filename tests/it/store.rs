@@ -140,7 +140,16 @@ async fn what_has_expired_is_swept_and_the_sums_stay() {
     .await;
     eventually("the end of the rows", || (count("requests") == 0).then_some(())).await;
     assert_eq!(harness.query(sums), before);
-    assert_eq!(harness.query("PRAGMA freelist_count")[0]["freelist_count"], 0);
+    // An eighth stays free for what comes.
+    let pragma = |name: &str| {
+        harness.query(&format!("PRAGMA {name}"))[0][name]
+            .as_i64()
+            .unwrap()
+    };
+    eventually("that space was given back", || {
+        (pragma("freelist_count") * 8 <= pragma("page_count")).then_some(())
+    })
+    .await;
 
     let late = harness.post(said("go on", Some(&last.unwrap().id()))).await;
     assert_eq!(late.code(), "previous_response_not_found");

@@ -7,7 +7,8 @@ use rusqlite::{Connection, params_from_iter};
 use crate::store::{fill, open_readable};
 
 /// All that the page and the admin API ask of the history.
-const QUERIES: [(&str, &str); 18] = [
+const QUERIES: [(&str, &str); 19] = [
+    ("attempts", include_str!("../../../sql/queries/attempts.sql")),
     (
         "usage_cells",
         include_str!("../../../sql/queries/usage_cells.sql"),
@@ -72,7 +73,7 @@ const QUERIES: [(&str, &str); 18] = [
 
 /// What may be read whole: tables with a line for each account, key or kind of request, results of
 /// inner queries, and the mark. Never rows of requests.
-const SMALL: [&str; 18] = [
+const SMALL: [&str; 20] = [
     "CONSTANT ROW",
     "a",
     "c",
@@ -86,6 +87,9 @@ const SMALL: [&str; 18] = [
     "steps",
     "wanted",
     "json_each",
+    // The attempts of one request.
+    "attempts",
+    "e",
     "usage_fold",
     // The limited models of an account.
     "m",

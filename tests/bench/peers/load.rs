@@ -69,6 +69,16 @@ impl Times {
         self.0.record(u64::try_from(time.as_nanos()).unwrap()).unwrap();
     }
 
+    /// How many they are.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The longest, in microseconds.
+    pub fn max(&self) -> f64 {
+        self.0.max() as f64 / 1000.0
+    }
+
     /// In microseconds.
     pub fn quantile(&self, quantile: f64) -> f64 {
         self.0.value_at_quantile(quantile) as f64 / 1000.0
@@ -247,6 +257,41 @@ impl<'a> Load<'a> {
         let done: usize = clients.join_all().await.into_iter().sum();
         let rate = done as f64 / begin.elapsed().as_secs_f64();
         (rate, (self.cpu() - cpu).as_secs_f64() * 1e6 / done as f64)
+    }
+
+    /// Whole answers at so many a second, whatever becomes of the ones before: each time is counted from
+    /// when its request was due.
+    pub async fn paced_json(&self, rate: f64, seconds: f64) -> Times {
+        let begin = Instant::now();
+        let mut clients = JoinSet::new();
+        for client in 0..CLIENTS {
+            let target = self.target.clone();
+            clients.spawn(async move {
+                let mut connection = Connection::open(&target).await;
+                let mut times = Times::new();
+                let mut previous = None;
+                for number in 0.. {
+                    let due = (number * CLIENTS + client) as f64 / rate;
+                    if due >= seconds {
+                        break;
+                    }
+                    let due = begin + Duration::from_secs_f64(due);
+                    tokio::time::sleep_until(due.into()).await;
+                    previous = previous.filter(|_| number % TURNS != 0);
+                    let request = target.request("canned", &turn(number, previous.as_deref(), false));
+                    connection.send(&request).await;
+                    connection.finish().await;
+                    times.add(due.elapsed());
+                    previous = connection.response_id();
+                }
+                times
+            });
+        }
+        let mut all = Times::new();
+        for times in clients.join_all().await {
+            all.0.add(times.0).unwrap();
+        }
+        all
     }
 
     /// How late a delta comes, in the middle, with 20 ms between two; and processor time for each stream.

@@ -8,6 +8,7 @@
 //! `-- --quick` does little of everything, to see that it works; `-- --only json` one part; `-- --with
 //! PROGRAM` also measures another build of Moorage.
 
+#[expect(dead_code, reason = "some of it is for the benchmark of scale")]
 mod load;
 #[path = "../process.rs"]
 mod process;

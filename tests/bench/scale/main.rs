@@ -1,7 +1,9 @@
 //! Whether what was ever done makes the next request slower: `cargo bench --bench scale`.
 //!
-//! A start, a lookup and a commit, with few and with ten million rows and references,
-//! and what `durability = "full"` costs. `-- --quick` with less of everything, to see that it works.
+//! A start, a lookup and a commit, with few and with ten million rows and references, what
+//! `durability = "full"` costs, what the page's calls take, and what a sweep of nine tenths does to
+//! the requests meanwhile. `-- --quick` with less of everything, to see that it works; `-- --rows N`
+//! with so many rows; `-- --only sweep` one part; `-- --with PROGRAM` measures another build there.
 
 #[path = "../peers/load.rs"]
 #[expect(dead_code, reason = "only a part of the load is needed")]
@@ -11,6 +13,7 @@ mod process;
 #[path = "../peers/proxy.rs"]
 #[expect(dead_code, reason = "only Moorage is measured")]
 mod proxy;
+mod sweep;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,6 +40,7 @@ struct Effort {
     operations: u64,
     starts: usize,
     load_seconds: f64,
+    paced_seconds: f64,
 }
 
 const FULL: Effort = Effort {
@@ -45,6 +49,7 @@ const FULL: Effort = Effort {
     operations: 5_000,
     starts: 7,
     load_seconds: 5.0,
+    paced_seconds: 30.0,
 };
 
 const QUICK: Effort = Effort {
@@ -53,13 +58,30 @@ const QUICK: Effort = Effort {
     operations: 200,
     starts: 3,
     load_seconds: 0.5,
+    paced_seconds: 1.0,
 };
 
 fn main() {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    let effort = if quick { QUICK } else { FULL };
+    let arguments: Vec<String> = std::env::args().collect();
+    let value = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1).cloned()
+    };
+    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let mut effort = if quick { QUICK } else { FULL };
+    if let Some(rows) = value("--rows") {
+        effort.many = rows.parse().unwrap();
+    }
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
     let folder = tempfile::tempdir().unwrap();
+    let only = value("--only");
+    if only.as_deref().is_none_or(|only| only == "sweep") {
+        let program = value("--with").unwrap_or_else(|| PROGRAM.to_owned());
+        sweep::measure(folder.path(), &program, effort);
+    }
+    if only.is_some() {
+        return;
+    }
     let few = history(folder.path(), effort.few);
     let many = history(folder.path(), effort.many);
     let runtime = tokio::runtime::Runtime::new().unwrap();
