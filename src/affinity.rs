@@ -29,6 +29,25 @@ impl Default for ConversationId {
     }
 }
 
+/// Identity of a connection that holds responses which are not stored. One that was before a
+/// restart is never met again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnectionId(pub i64);
+
+impl ConnectionId {
+    /// A new one.
+    pub fn new() -> ConnectionId {
+        let (bits, _) = Uuid::new_v4().as_u64_pair();
+        ConnectionId((bits >> 1).cast_signed())
+    }
+}
+
+impl Default for ConnectionId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// The kinds of references, in the order in which they decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ReferenceKind {
@@ -269,6 +288,8 @@ pub struct Owner {
     pub expires_at_ms: i64,
     /// Of a preference: since when it could not be honoured, in milliseconds since 1970 UTC.
     pub detour_since_ms: Option<i64>,
+    /// Of a response that is not stored: the connection that alone knows it, while it lasts.
+    pub connection: Option<ConnectionId>,
 }
 
 /// A reference of the request, with its owner if it is known.

@@ -5,11 +5,11 @@ mod roster;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::clock::now_ms;
 use crate::config::{Config, ConfigError, OnStoreFailure};
@@ -132,7 +132,7 @@ impl App {
             prices: RwLock::new(Arc::new(prices)),
             models: Models::default(),
             unfound: Unfound::default(),
-            stopping: AtomicBool::new(false),
+            stopping: watch::Sender::new(false),
         };
         let gateway = Arc::new(gateway);
         let web = &config.file.web;
@@ -146,6 +146,7 @@ impl App {
                 is_tls: tls.is_some(),
                 request_body_bytes_max: limits.request_body_bytes,
                 upload_bytes_max: limits.upload_bytes,
+                socket_ping: limits.socket_ping,
                 routing_headers: config.file.answers.routing_headers,
             },
             sweep_interval: config.file.affinity.sweep_interval,
@@ -201,7 +202,7 @@ impl App {
         let stopping = gateway.clone();
         let stop = async move {
             stop.await;
-            stopping.stopping.store(true, Ordering::Relaxed);
+            stopping.stopping.send_replace(true);
             tracing::info!("stopping: nothing new is taken, what runs may end");
         };
         self.server.serve(server::router(self.front), stop).await;

@@ -43,6 +43,21 @@ pub enum Error {
     /// The body is not what its `Content-Encoding` says, or did not arrive whole.
     #[error("request body could not be read: {0}")]
     BodyUnreadable(String),
+    /// An upstream's answer is not what it says it is.
+    #[error("an answer that cannot be read")]
+    UnreadableAnswer,
+    /// A message on a WebSocket is not text.
+    #[error("a binary message")]
+    BinaryMessage,
+    /// An event on a WebSocket is of a type that nobody here knows.
+    #[error("an event of a type that is not known")]
+    UnknownEvent,
+    /// The name of a lane is none.
+    #[error("an invalid stream_id")]
+    InvalidLane,
+    /// A WebSocket has had so many lanes.
+    #[error("the connection has had {0} lanes")]
+    TooManyLanes(usize),
     /// The body did not arrive in time.
     #[error("request body did not arrive in time")]
     BodyTimeout,

@@ -8,43 +8,45 @@ pub mod answer;
 mod asking;
 mod attempt;
 pub mod client;
+pub mod connection;
 pub mod explain;
 pub mod lists;
 pub mod models;
 mod record;
 pub mod references;
 mod turn;
+mod way;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
+use tokio::sync::watch;
 
-use crate::account::Kind;
-use crate::affinity::{self, AccountView, ConversationId, Decision, ReferenceKind, Strip, Terms};
+use crate::affinity::{self, AccountView, ReferenceKind, Terms};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pool::{Changed, Pool};
 use crate::price::Prices;
-use crate::request::endpoint::{Api, Endpoint, Role};
-use crate::request::{self, Envelope, Fill, Unreadable};
-use crate::store::requests::Transport;
+use crate::request::endpoint::{Endpoint, Role};
+use crate::request::{self, Envelope, Unreadable};
+use crate::store::requests::{Affinity, Transport};
 use crate::store::{Lifetimes, StandingRow, Store};
-use crate::upstream::headers;
-use crate::upstream::http::{Outgoing, OutgoingBody, Upstream};
+use crate::upstream::http::Upstream;
 use crate::upstream::passing::Passing;
 
 use answer::Answer;
 pub use asking::Unfound;
 use attempt::Attempt;
+use connection::{Keeping, OnConnection};
 pub use models::Models;
 pub use record::Record;
 use references::ToRemember;
 use turn::Turn;
+use way::{Held, Setting};
 
 /// What a running gateway is made of, as an exchange sees it.
 #[derive(Debug)]
@@ -66,7 +68,7 @@ pub struct Gateway {
     /// What was asked for and not found.
     pub unfound: Unfound,
     /// Set when the gateway is told to stop.
-    pub stopping: AtomicBool,
+    pub stopping: watch::Sender<bool>,
 }
 
 /// The settings that an exchange needs.
@@ -111,8 +113,10 @@ pub struct Question {
     pub query: Option<String>,
     /// All headers of the client.
     pub headers: HeaderMap,
-    /// The body, decompressed.
+    /// The body, decompressed; on a WebSocket, the event.
     pub body: Content,
+    /// The WebSocket that it came over.
+    pub on: Option<OnConnection>,
 }
 
 /// The body of a request.
@@ -153,7 +157,7 @@ pub struct Routing {
 /// client is told.
 pub async fn run(gateway: &Arc<Gateway>, mut record: Record, question: Question) -> Result<Answer, Refused> {
     match Box::pin(converse(gateway, question, &mut record)).await {
-        Ok((attempt, remember)) => answer::begin(gateway.clone(), record, attempt, remember).await,
+        Ok(begun) => answer::begin(gateway.clone(), record, begun).await,
         Err(error) => Err((error, record)),
     }
 }
@@ -161,12 +165,15 @@ pub async fn run(gateway: &Arc<Gateway>, mut record: Record, question: Question)
 /// Why there is no answer, and the record of the exchange.
 pub type Refused = (Error, Record);
 
-/// Up to an attempt whose answer can be passed on, and what is to be remembered of it.
-async fn converse(
-    gateway: &Arc<Gateway>,
-    question: Question,
-    record: &mut Record,
-) -> Result<(Attempt, ToRemember), Error> {
+/// An attempt whose answer can be passed on, and what is to be remembered of it.
+struct Begun {
+    attempt: Attempt,
+    remember: ToRemember,
+    keeping: Option<Keeping>,
+}
+
+/// Up to an attempt whose answer can be passed on.
+async fn converse(gateway: &Arc<Gateway>, question: Question, record: &mut Record) -> Result<Begun, Error> {
     let body_read = Instant::now();
     if gateway.settings.refuse_without_store && gateway.store.trouble().is_some() {
         return Err(Error::StoreUnavailable);
@@ -175,6 +182,11 @@ async fn converse(
     record.describe(&question, &envelope);
     record.check_model(envelope.model.as_deref())?;
     let mut located = references::locate(gateway, &question, &envelope).await?;
+    let held = Held::find(&question, &located).inspect_err(|_| {
+        let row = record.row();
+        row.affinity = Affinity::Refused;
+        row.affinity_by = Some(ReferenceKind::Response);
+    })?;
     asking::shield(gateway, &question, &located, record).await?;
     let known_conversation = affinity::conversation(&located.found, envelope.has_history);
     let conversation = known_conversation.unwrap_or_default();
@@ -205,45 +217,15 @@ async fn converse(
         waited: Duration::ZERO,
         last: None,
     };
-    let (attempt, planned) = loop {
-        let planned = turn.plan(record).await?;
-        let lease = match turn.lease(&planned, record).await {
-            Ok(Some(lease)) => lease,
-            Ok(None) => break (turn.give_up(&planned, record)?, planned),
-            // What only the owner can read is left out, and the request goes elsewhere.
-            Err(_) if planned.yields() => {
-                turn.terms.without_reasoning = true;
-                continue;
-            }
-            // What an account answered says more than that no other can be asked.
-            Err(_) if turn.has_answer() => break (turn.give_up(&planned, record)?, planned),
-            Err(error) => return Err(error),
-        };
-        record.attempt(&lease, &planned);
-        let outgoing = outgoing(
-            &question,
-            &envelope,
-            lease.account().kind,
-            conversation,
-            planned.strip,
-        );
-        record.add_overhead(
-            body_read.elapsed().saturating_sub(turn.waited),
-            turn.last.is_none(),
-        );
-        let movable = !matches!(planned.decision, Decision::Pinned(_));
-        let sent = attempt::send(gateway, lease, outgoing, turn.reads(), movable).await;
-        match sent {
-            Ok(attempt) => {
-                gateway.pool.answered(attempt.account.id);
-                break (attempt, planned);
-            }
-            Err(failed) => {
-                if let Some(attempt) = turn.failed(failed, &planned, record).await? {
-                    break (attempt, planned);
-                }
-            }
-        }
+    let setting = Setting {
+        question: &question,
+        envelope: &envelope,
+        conversation,
+        held: held.as_ref(),
+    };
+    let (attempt, planned) = match turn.attempts(setting, record).await {
+        Ok(done) => done,
+        Err(error) => return Err(told_on_connection(error, &question, held.is_some(), record)),
     };
     let account = attempt.account.id;
     let (mut remember, moves) = references::to_remember(
@@ -257,7 +239,17 @@ async fn converse(
     );
     remember.owed = owed;
     record.moves(moves && attempt.status.is_success());
-    Ok((attempt, remember))
+    let keeping = setting
+        .keeping(planned.strip)
+        .filter(|_| attempt.status.is_success());
+    if let (Some(_), Some(on)) = (&keeping, &question.on) {
+        remember.connection = Some(on.connection.id);
+    }
+    Ok(Begun {
+        attempt,
+        remember,
+        keeping,
+    })
 }
 
 /// What a request says of itself. Where a model is asked, it must be an object; elsewhere any body
@@ -302,43 +294,17 @@ fn unreadable(error: Unreadable) -> Error {
     }
 }
 
-/// The request as this account gets it: the client's bytes, what the client left out, and without
-/// what the account cannot read.
-fn outgoing(
-    question: &Question,
-    envelope: &Envelope,
-    kind: Kind,
-    conversation: ConversationId,
-    strip: Strip,
-) -> Outgoing {
-    let api = question.endpoint.api();
-    let body = match &question.body {
-        Content::Passing(body) => OutgoingBody::Passing(body.clone()),
-        Content::Whole(body) => {
-            let cache_key = conversation.0.hyphenated().to_string();
-            let stores = envelope.store.unwrap_or(true);
-            let mut splices = match api {
-                None => Vec::new(),
-                Some(api) => envelope.fill_in(Fill {
-                    cache_key: api.takes_cache_key().then_some(cache_key.as_str()),
-                    sealed_reasoning: api == Api::Responses && kind.wants_sealed_reasoning(stores),
-                    usage: api.is_chat(),
-                }),
-            };
-            splices.extend(request::without_reasoning(body, strip));
-            splices.sort_by_key(|splice| splice.range.start);
-            OutgoingBody::Pieces(request::spliced(body, splices))
+/// Only the account of its connection can go on with what is held there, and a client can send all of
+/// it again: so an account that cannot serve is told as a response that is not there any more.
+fn told_on_connection(error: Error, question: &Question, is_held: bool, record: &mut Record) -> Error {
+    let limited = matches!(error, Error::CoolingDown { .. } | Error::Unavailable { .. });
+    let follows = question.on.as_ref().filter(|_| is_held && limited);
+    match follows.and_then(|on| on.event.previous_response_id.clone()) {
+        Some(id) => {
+            record.row().affinity = Affinity::Refused;
+            Error::PreviousResponseNotFound(id)
         }
-    };
-    let path_and_query = match &question.query {
-        Some(query) => format!("{}?{query}", question.path),
-        None => question.path.clone(),
-    };
-    Outgoing {
-        method: question.method.clone(),
-        path_and_query,
-        headers: headers::for_upstream(question.headers.clone()),
-        body,
+        None => error,
     }
 }
 
@@ -367,7 +333,7 @@ impl Gateway {
 
     /// Whether the gateway has been told to stop.
     pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
+        *self.stopping.borrow()
     }
 }
 
@@ -394,6 +360,7 @@ impl Question {
     /// How the answer will travel.
     fn transport(&self, envelope: &Envelope) -> Transport {
         match envelope.stream || self.asks_for_stream() {
+            _ if self.on.is_some() => Transport::Websocket,
             true => Transport::Sse,
             false => Transport::Json,
         }

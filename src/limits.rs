@@ -141,6 +141,39 @@ pub const UPSTREAM_READ_BYTES: usize = 8 * 1024;
 /// reverse proxies do not take it for dead. Their usual patience is 60 seconds or more.
 pub const STREAM_COMMENT: Duration = Duration::from_secs(15);
 
+/// The time between two pings of a WebSocket, on both sides: shorter than home routers forget a
+/// connection that says nothing.
+pub const SOCKET_PING: Duration = Duration::from_secs(20);
+
+/// Pings that may stay without any sign of life. At it: the peer is taken for dead, and its
+/// connection is closed.
+pub const SOCKET_SILENCE_PINGS: u32 = 4;
+
+/// Requests of one WebSocket that run at once, as in the real API. At it: more wait.
+pub const SOCKET_IN_FLIGHT_MAX: usize = 16;
+
+/// Lanes with a name that a WebSocket has in its life, as in the real API. At it: 400,
+/// `websocket_stream_limit_reached`.
+pub const SOCKET_LANES_MAX: usize = 32;
+
+/// The share of the room for requests that even the smallest takes. The room of a WebSocket is one
+/// body of the largest size, for all its requests that run or wait. When it is full, nothing more is
+/// read from the client until one has ended.
+pub const SOCKET_ROOM_BYTES: usize = 16 * 1024;
+
+/// Events that wait to be written to a WebSocket, or to be taken from one. A client that reads slowly
+/// slows the upstream.
+pub const SOCKET_FRAMES_MAX: usize = 16;
+
+/// The same in bytes, towards a client; but one event may always wait, however large it is.
+pub const SOCKET_OUT_BYTES: u32 = 1024 * 1024;
+
+/// What is read from a WebSocket at once, and kept for each, whether it is used or not.
+pub const SOCKET_READ_BYTES: usize = 4 * 1024;
+
+/// How long closing a WebSocket in good order may take. At it: it is cut.
+pub const SOCKET_FAREWELL: Duration = Duration::from_secs(5);
+
 /// How many attempts one exchange makes at most. More than one or two are made only while accounts
 /// turn out to be limited, which each of them says at once. At it: the client is told to come back.
 pub const ATTEMPTS_MAX: u32 = 8;

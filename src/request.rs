@@ -5,6 +5,7 @@
 //! the upstream as the client wrote it: white space, order, escapes, numbers of any length.
 
 pub mod endpoint;
+pub mod event;
 mod ids;
 mod input;
 mod strip;

@@ -8,10 +8,12 @@ pub mod keys;
 mod listen;
 mod page;
 mod router;
+mod socket;
 mod tls;
 mod v1;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::exchange::Gateway;
 use crate::store::seal::KeySource;
@@ -40,6 +42,8 @@ pub struct Front {
     pub request_body_bytes_max: usize,
     /// The largest upload, which passes while it comes.
     pub upload_bytes_max: u64,
+    /// How often the client of a WebSocket is pinged.
+    pub socket_ping: Duration,
     /// Whether answers say how they were routed.
     pub routing_headers: bool,
 }

@@ -20,6 +20,7 @@ mod play;
 mod refusal;
 mod response;
 mod server;
+mod socket;
 mod things;
 
 use std::net::SocketAddr;
@@ -48,7 +49,12 @@ pub struct SimulatorConfig {
     pub delta_delay: Duration,
     /// Whether requests are written into the journal.
     pub journal: bool,
+    /// How long a WebSocket may live.
+    pub socket_life: Duration,
 }
+
+/// As long as the real API lets a WebSocket live.
+pub const SOCKET_LIFE: Duration = Duration::from_secs(60 * 60);
 
 /// One simulated account.
 #[derive(Debug, Clone)]
@@ -63,6 +69,8 @@ pub struct AccountConfig {
     pub listen: SocketAddr,
     /// The models that it has; without, it takes any, and lists two.
     pub models: Vec<String>,
+    /// Whether it speaks WebSocket, too.
+    pub has_websocket: bool,
 }
 
 impl AccountConfig {
@@ -74,6 +82,7 @@ impl AccountConfig {
             api_key: format!("sk-{name}"),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             models: Vec::new(),
+            has_websocket: true,
         }
     }
 }
@@ -86,6 +95,7 @@ impl Default for SimulatorConfig {
             reply_delay: Duration::ZERO,
             delta_delay: Duration::ZERO,
             journal: true,
+            socket_life: SOCKET_LIFE,
         }
     }
 }

@@ -1,1 +1,1 @@
-SELECT account_id, conversation, expires_at_ms, detour_since_ms FROM settled_references WHERE digest = ?1
+SELECT account_id, conversation, expires_at_ms, detour_since_ms, connection FROM settled_references WHERE digest = ?1

@@ -50,6 +50,7 @@ fn at(position: usize, kind: ReferenceKind, owner: Option<i64>) -> Found {
             conversation: ConversationId(Uuid::from_u128(id as u128)),
             expires_at_ms: 0,
             detour_since_ms: None,
+            connection: None,
         }),
         position,
     }

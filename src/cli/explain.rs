@@ -71,6 +71,7 @@ pub(super) fn run(args: ExplainArgs, config: &Config) -> anyhow::Result<()> {
         query: None,
         headers: args.header.into_iter().collect::<HeaderMap>(),
         body: Content::Whole(body),
+        on: None,
     };
     let session_headers = &config.file.affinity.session_headers;
     let views = |model: Option<&str>| views(&connection, model);

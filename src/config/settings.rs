@@ -108,6 +108,9 @@ pub struct LimitSettings {
     /// The silence of an upstream after which a comment goes into an open stream.
     #[serde(deserialize_with = "duration")]
     pub stream_comment: Duration,
+    /// Between two pings of a WebSocket, on both sides.
+    #[serde(deserialize_with = "duration")]
+    pub socket_ping: Duration,
     /// For running exchanges after the signal to stop.
     #[serde(deserialize_with = "duration")]
     pub shutdown_grace: Duration,
@@ -127,6 +130,7 @@ impl Default for LimitSettings {
             upstream_first_byte: limits::UPSTREAM_FIRST_BYTE,
             upstream_idle: limits::UPSTREAM_IDLE,
             stream_comment: limits::STREAM_COMMENT,
+            socket_ping: limits::SOCKET_PING,
             shutdown_grace: limits::SHUTDOWN_GRACE,
             connections: limits::CONNECTIONS_MAX,
             request_head: limits::REQUEST_HEAD,

@@ -21,9 +21,10 @@ use crate::store::{StoreError, Work};
 use crate::upstream::headers;
 
 use super::attempt::{Attempt, Reader, Step};
+use super::connection::Keeping;
 use super::record::Record;
 use super::references::ToRemember;
-use super::{Gateway, Routing, standing_row};
+use super::{Begun, Gateway, Routing, standing_row};
 
 /// An answer whose first bytes are ready.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub struct Answer {
     pub length: Option<u64>,
     /// How the request was routed.
     pub routing: Routing,
+    /// What is to be held of it here, if its connection alone will know it.
+    pub keeping: Option<Keeping>,
     /// The bytes.
     pub body: AnswerBody,
 }
@@ -49,9 +52,13 @@ pub struct Answer {
 pub(super) async fn begin(
     gateway: Arc<Gateway>,
     mut record: Record,
-    attempt: Attempt,
-    remember: ToRemember,
+    begun: Begun,
 ) -> Result<Answer, (Error, Record)> {
+    let Begun {
+        attempt,
+        remember,
+        keeping,
+    } = begun;
     let Attempt {
         account,
         lease,
@@ -97,6 +104,7 @@ pub(super) async fn begin(
         is_events,
         length,
         routing,
+        keeping,
         body,
     })
 }

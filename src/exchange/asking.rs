@@ -98,6 +98,7 @@ pub(super) async fn find_owner(
         conversation: ConversationId::new(),
         expires_at_ms: now_ms() + i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX / 4),
         detour_since_ms: None,
+        connection: None,
     };
     let remember = Remember {
         digest: located.found[position].reference.digest,

@@ -21,8 +21,9 @@ use crate::response::refusal::Refusal;
 use crate::response::{Facts, Outcome};
 use crate::retry::Failure;
 use crate::store::Work;
-use crate::upstream::http::{Incoming, IncomingBody, Outgoing, SendError};
+use crate::upstream::http::{Incoming, IncomingBody, SendError};
 
+use super::way::Way;
 use super::{Gateway, standing_row};
 
 /// An attempt whose answer can be passed on.
@@ -68,12 +69,16 @@ pub struct Failed {
 pub(super) async fn send(
     gateway: &Gateway,
     lease: Lease,
-    outgoing: Outgoing,
+    way: Way,
     reads: Reads,
     movable: bool,
 ) -> Result<Attempt, Failed> {
     let account = lease.account().clone();
-    let incoming = match gateway.upstream.send(&account, outgoing).await {
+    let sent = match way {
+        Way::Http(outgoing) => gateway.upstream.send(&account, outgoing).await,
+        Way::Here(events) => Ok(Incoming::of_events(events)),
+    };
+    let incoming = match sent {
         Ok(incoming) => incoming,
         Err(error) => return Err(not_answered(account, error)),
     };

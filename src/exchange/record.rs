@@ -14,7 +14,7 @@ use crate::price::Cost;
 use crate::request::Envelope;
 use crate::response::{Facts, Outcome};
 use crate::store::client_keys::Spent;
-use crate::store::requests::{Affinity, AttemptFailed, AttemptMade, Row};
+use crate::store::requests::{Affinity, AttemptFailed, AttemptMade, Row, Transport};
 use crate::store::{Remember, Work};
 
 use super::attempt::Failed;
@@ -54,6 +54,16 @@ impl Record {
             overhead: Duration::ZERO,
             place: None,
         }
+    }
+
+    /// Says that the request came over a WebSocket.
+    pub fn on_websocket(&mut self) {
+        self.row().transport = Transport::Websocket;
+    }
+
+    /// Leaves no row: it was no request.
+    pub fn withdraw(mut self) {
+        self.row = None;
     }
 
     /// Notes who asks, and lets them in.

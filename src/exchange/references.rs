@@ -5,7 +5,9 @@ use std::time::Duration;
 use http::HeaderName;
 
 use crate::account::AccountId;
-use crate::affinity::{ConversationId, Decision, Found, Owner, Plan, Reference, ReferenceKind, Strength};
+use crate::affinity::{
+    ConnectionId, ConversationId, Decision, Found, Owner, Plan, Reference, ReferenceKind, Strength,
+};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::limits;
@@ -176,6 +178,16 @@ impl Located {
     }
 }
 
+impl Located {
+    /// The response that the request follows, and the connection that alone knows it.
+    pub(super) fn on_connection(&self) -> Option<(ConnectionId, &str)> {
+        let follows = |found: &Found| found.kind() == ReferenceKind::Response;
+        let position = self.found.iter().position(follows)?;
+        let connection = self.found[position].owner?.connection?;
+        Some((connection, &self.texts[position]))
+    }
+}
+
 /// Whether the figures of a response that is asked for have not been counted yet: they are still to
 /// come if it was made in the background.
 pub(super) async fn owed(gateway: &Gateway, question: &Question) -> Option<[u8; 16]> {
@@ -200,6 +212,8 @@ pub struct ToRemember {
     pub follows: Option<[u8; 16]>,
     /// What the request deletes.
     pub deletes: Option<[u8; 16]>,
+    /// The connection that alone will know the response, where it is not stored.
+    pub connection: Option<ConnectionId>,
     /// Whether the answer is made in the background.
     in_background: bool,
     /// The figures that were still to come, and are told here, if they are.
@@ -292,6 +306,7 @@ pub(super) fn to_remember(
         soft: remember,
         follows: followed(&located.found),
         deletes: deletes.map(|found| found.reference.digest),
+        connection: None,
         in_background: envelope.background && question.endpoint.api() == Some(Api::Responses),
         owed: None,
         response_is_known: false,
@@ -327,6 +342,7 @@ impl Soft<'_> {
             conversation: self.conversation,
             expires_at_ms: expiry(self.now, lifetime),
             detour_since_ms: None,
+            connection: None,
         };
         let Some(before) = found.owner else {
             // A detour of another preference leaves no trace of its own.
@@ -422,6 +438,7 @@ impl ToRemember {
             conversation: self.conversation,
             expires_at_ms: self.expires_at_ms,
             detour_since_ms: None,
+            connection: None,
         };
         let scope = &self.scope;
         let remember = |kind, value: &[u8]| Remember {
@@ -430,7 +447,11 @@ impl ToRemember {
         };
         let mut list: Vec<Remember> = self.soft.drain(..).collect();
         if self.keeps != Keeps::Nothing {
-            list.extend(new_response.map(|id| remember(ReferenceKind::Response, id.as_bytes())));
+            list.extend(new_response.map(|id| {
+                let mut response = remember(ReferenceKind::Response, id.as_bytes());
+                response.owner.connection = self.connection;
+                response
+            }));
             list.extend(
                 new_sealed
                     .iter()

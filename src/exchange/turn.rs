@@ -18,9 +18,10 @@ use crate::retry::{self, Next, Spent};
 use crate::store::Work;
 use crate::store::requests::Affinity;
 
-use super::attempt::{Attempt, Failed, Reads};
+use super::attempt::{self, Attempt, Failed, Reads};
 use super::record::Record;
 use super::references::{self, Located};
+use super::way::Setting;
 use super::{Gateway, Question, asking, standing_row};
 
 /// The attempts of one exchange.
@@ -42,6 +43,48 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turn<'_> {
+    /// Tries accounts until the answer of one can be passed on.
+    pub(super) async fn attempts(
+        &mut self,
+        setting: Setting<'_>,
+        record: &mut Record,
+    ) -> Result<(Attempt, Plan), Error> {
+        loop {
+            let planned = self.plan(record).await?;
+            let lease = match self.lease(&planned, record).await {
+                Ok(Some(lease)) => lease,
+                Ok(None) => return Ok((self.give_up(&planned, record)?, planned)),
+                // What only the owner can read is left out, and the request goes elsewhere.
+                Err(_) if planned.yields() => {
+                    self.terms.without_reasoning = true;
+                    continue;
+                }
+                // What an account answered says more than that no other can be asked.
+                Err(_) if self.has_answer() => return Ok((self.give_up(&planned, record)?, planned)),
+                Err(error) => return Err(error),
+            };
+            record.attempt(&lease, &planned);
+            let way = setting.way(lease.account(), planned.strip);
+            record.add_overhead(
+                self.began.elapsed().saturating_sub(self.waited),
+                self.last.is_none(),
+            );
+            let movable = !matches!(planned.decision, Decision::Pinned(_));
+            let sent = attempt::send(self.gateway, lease, way, self.reads(), movable).await;
+            match sent {
+                Ok(attempt) => {
+                    self.gateway.pool.answered(attempt.account.id);
+                    return Ok((attempt, planned));
+                }
+                Err(failed) => {
+                    if let Some(attempt) = self.failed(failed, &planned, record).await? {
+                        return Ok((attempt, planned));
+                    }
+                }
+            }
+        }
+    }
+
     /// Decides. A hard reference that nobody knows is asked for first.
     pub(super) async fn plan(&mut self, record: &mut Record) -> Result<Plan, Error> {
         loop {
@@ -73,7 +116,7 @@ impl Turn<'_> {
 
     /// How the answer is read.
     pub(super) fn reads(&self) -> Reads {
-        let stream = self.envelope.stream;
+        let stream = self.envelope.stream || self.question.on.is_some();
         match self.question.endpoint.role {
             Role::Generate(api) if api.is_chat() => Reads::Chat {
                 stream,

@@ -9,6 +9,7 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memrchr};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{ErrorObject, Facts, ItemObject, Outcome, ResponseObject, lenient};
 use crate::limits;
@@ -140,8 +141,15 @@ pub enum Meaning {
 }
 
 impl<'a> Event<'a> {
+    /// An event that carries this.
+    pub fn of(data: &'a [u8]) -> Event<'a> {
+        Event {
+            data: Cow::Borrowed(data),
+        }
+    }
+
     /// What it carries.
-    pub(super) fn data(&self) -> &[u8] {
+    pub fn data(&self) -> &[u8] {
         &self.data
     }
 
@@ -160,7 +168,7 @@ impl<'a> Event<'a> {
     }
 
     /// The `type`, mostly the first member and then found without reading the rest.
-    fn kind(&self) -> Cow<'_, [u8]> {
+    pub fn kind(&self) -> Cow<'_, [u8]> {
         let first = self.data.strip_prefix(br#"{"type":""#);
         if let Some((first, end)) = first.and_then(|first| Some((first, memchr(b'"', first)?)))
             && memchr(b'\\', &first[..end]).is_none()
@@ -196,6 +204,55 @@ impl<'a> Event<'a> {
             facts.add_error(flat);
             facts.add_error(nested);
         }
+    }
+
+    /// The item that `response.output_item.done` tells, as it stands, with its place; `None` for any
+    /// other event, and for reasoning that nobody could read again.
+    pub fn item_done(&self) -> Option<(u64, Bytes)> {
+        #[derive(Deserialize)]
+        struct Done<'a> {
+            #[serde(default)]
+            output_index: u64,
+            #[serde(borrow)]
+            item: &'a RawValue,
+        }
+        #[derive(Deserialize)]
+        struct Item<'a> {
+            #[serde(rename = "type", default, borrow)]
+            kind: Cow<'a, str>,
+            #[serde(default, borrow)]
+            encrypted_content: Option<&'a RawValue>,
+        }
+        if self.kind().as_ref() != b"response.output_item.done" {
+            return None;
+        }
+        let done: Done<'_> = serde_json::from_slice(&self.data).ok()?;
+        let item: Item<'_> = serde_json::from_str(done.item.get()).ok()?;
+        let is_sealed = item
+            .encrypted_content
+            .is_some_and(|sealed| sealed.get() != "null");
+        (item.kind != "reasoning" || is_sealed).then(|| {
+            (
+                done.output_index,
+                Bytes::copy_from_slice(done.item.get().as_bytes()),
+            )
+        })
+    }
+
+    /// The same as a slice of the bytes that it was read from.
+    pub fn slice_of(&self, whole: &Bytes) -> Bytes {
+        match &self.data {
+            Cow::Borrowed(data) => whole.slice_ref(data),
+            Cow::Owned(data) => Bytes::copy_from_slice(data),
+        }
+    }
+
+    /// The id of the response that it tells of.
+    pub fn response_id(&self) -> Option<String> {
+        let data: EventData<'_> = serde_json::from_slice(&self.data).ok()?;
+        let mut facts = Facts::default();
+        facts.add_response(data.response?);
+        facts.response_id
     }
 
     /// The event's `sequence_number`, if it has one.

@@ -41,6 +41,8 @@ pub fn told(error: &Error) -> Told {
             Error::ModelNotAllowed(_) => Some("model"),
             Error::Parameter { parameter, .. } => Some(parameter),
             Error::ItemNotFound(_) => Some("input"),
+            Error::InvalidLane | Error::TooManyLanes(_) => Some("stream_id"),
+            Error::UnknownEvent => Some("type"),
             Error::NotFound { parameter, .. } => *parameter,
             _ => None,
         },
@@ -73,6 +75,11 @@ fn describe(error: &Error) -> (u16, &'static str, &'static str, String) {
         Error::BodyTooLarge(most) => (413, INVALID_REQUEST, "body_too_large", format!("The request body is larger than {most} bytes.")),
         Error::UploadTooLarge(most) => (413, INVALID_REQUEST, "body_too_large", format!("The upload is larger than {most} bytes.")),
         Error::BodyUnreadable(reason) => (400, INVALID_REQUEST, "body_unreadable", format!("The request body could not be read: {reason}.")),
+        Error::UnreadableAnswer => (502, SERVER, "upstream_unreadable", "The account sent an answer that cannot be read.".into()),
+        Error::BinaryMessage => (400, INVALID_REQUEST, "binary_message", "Messages are text, one JSON object each.".into()),
+        Error::UnknownEvent => (400, INVALID_REQUEST, "unknown_event", "This type of event is not known here, and no upstream connection is there to take it.".into()),
+        Error::InvalidLane => (400, INVALID_REQUEST, "invalid_stream_id", "'stream_id' is 1 to 256 characters of [A-Za-z0-9_.-].".into()),
+        Error::TooManyLanes(most) => (400, INVALID_REQUEST, "websocket_stream_limit_reached", format!("This connection has had {most} lanes with a name. Create a new websocket connection for more.")),
         Error::BodyTimeout => (408, INVALID_REQUEST, "request_timeout", "The request body did not arrive in time.".into()),
         Error::UnknownEncoding(encoding) => (415, INVALID_REQUEST, "unknown_encoding", format!("The request body is encoded as '{encoding}'; known are gzip and zstd.")),
         Error::BadJson { message, line, column } => (400, INVALID_REQUEST, "invalid_json", format!("The request body is not a JSON object: {message} (line {line}, column {column}).")),
@@ -118,16 +125,26 @@ fn cooling_down(account: Option<&str>, retry_after: Duration) -> String {
     }
 }
 
+impl Told {
+    /// The whole seconds to wait, rounded up: a client that waits them out is not too early.
+    pub fn retry_after_seconds(&self) -> Option<u64> {
+        let ms = u64::try_from(self.retry_after?.as_millis()).unwrap_or(u64::MAX);
+        Some(ms.div_ceil(1000).max(1))
+    }
+
+    /// The error as clients read it.
+    pub fn object(&self) -> serde_json::Value {
+        serde_json::json!({ "message": self.message, "type": self.kind, "param": self.param, "code": self.code })
+    }
+}
+
 impl IntoResponse for Told {
     fn into_response(self) -> Response {
-        let body = serde_json::json!({
-            "error": { "message": self.message, "type": self.kind, "param": self.param, "code": self.code },
-        });
+        let body = serde_json::json!({ "error": self.object() });
         let mut headers = HeaderMap::new();
-        if let Some(wait) = self.retry_after {
-            // Whole seconds, rounded up: a client that waits them out is not too early.
+        if let (Some(wait), Some(seconds)) = (self.retry_after, self.retry_after_seconds()) {
             let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000).max(1)));
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
             headers.insert(
                 HeaderName::from_static("retry-after-ms"),
                 HeaderValue::from(ms.max(1)),
@@ -171,7 +188,7 @@ pub(super) fn method_not_allowed() -> Response {
 
 /// WebSocket is not spoken here.
 pub(super) fn upgrade_refused() -> Response {
-    let message = "This Moorage speaks HTTP on this address; send POST.".to_owned();
+    let message = "WebSocket is spoken at /v1/responses only; send POST here.".to_owned();
     let told = plain(
         StatusCode::UPGRADE_REQUIRED,
         INVALID_REQUEST,

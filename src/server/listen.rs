@@ -5,13 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
+use axum::{BoxError, Router};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::Tls;
@@ -27,6 +29,12 @@ pub struct Bounds {
     pub request_head: Duration,
     /// For running exchanges after the signal to stop.
     pub shutdown_grace: Duration,
+}
+
+/// The place of a connection among all. It is free when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub(super) struct Seat {
+    _place: Arc<OwnedSemaphorePermit>,
 }
 
 /// A server that listens but does not serve yet.
@@ -67,7 +75,7 @@ impl Server {
     /// Serves until `stop`; then takes nothing new, and gives what runs its time. What is still
     /// running after it is cut.
     pub async fn serve(self, router: Router, stop: impl Future<Output = ()>) {
-        let graceful = GracefulShutdown::new();
+        let (running, stopping) = watch::channel(());
         let room = Arc::new(Semaphore::new(self.bounds.connections));
         let mut connections = JoinSet::new();
         tokio::pin!(stop);
@@ -77,45 +85,60 @@ impl Server {
                 Some(_) = connections.join_next() => continue,
                 () = &mut stop => break,
             };
-            let (stream, peer, place) = accepted;
+            let (stream, peer, seat) = accepted;
             let router = router.clone();
-            let service = service_fn(move |request| answer(router.clone(), peer, request));
-            let builder = http1_builder(self.bounds.request_head);
+            let service = service_fn(move |request| answer(router.clone(), peer, seat.clone(), request));
+            let patience = self.bounds.request_head;
+            let stopping = stopping.clone();
             let Some(tls) = &self.tls else {
-                let connection = builder.serve_connection(TokioIo::new(stream), service);
-                let connection = graceful.watch(connection);
-                connections.spawn(async move {
-                    if let Err(error) = connection.await {
-                        tracing::debug!(%error, "a client's connection ended");
-                    }
-                    drop(place);
-                });
+                connections.spawn(serve(stream, service, patience, stopping));
                 continue;
             };
-            let (handshake, watcher) = (tls.acceptor().accept(stream), graceful.watcher());
-            let patience = self.bounds.request_head;
+            let handshake = tls.acceptor().accept(stream);
             connections.spawn(async move {
                 match tokio::time::timeout(patience, handshake).await {
-                    Ok(Ok(stream)) => {
-                        let connection = builder.serve_connection(TokioIo::new(stream), service);
-                        if let Err(error) = watcher.watch(connection).await {
-                            tracing::debug!(%error, "a client's connection ended");
-                        }
-                    }
+                    Ok(Ok(stream)) => serve(stream, service, patience, stopping).await,
                     Ok(Err(error)) => tracing::debug!(%error, "a client did not speak TLS"),
                     Err(_) => tracing::debug!("a client took too long for its handshake"),
                 }
-                drop(place);
             });
         }
         drop(self.listener);
-        if tokio::time::timeout(self.bounds.shutdown_grace, graceful.shutdown())
+        drop(running);
+        // All have gone when every seat is free.
+        let seats = u32::try_from(self.bounds.connections).unwrap_or(u32::MAX);
+        let all_gone = room.acquire_many(seats);
+        if tokio::time::timeout(self.bounds.shutdown_grace, all_gone)
             .await
             .is_err()
         {
             tracing::warn!("cutting what still runs");
         }
         connections.shutdown().await;
+    }
+}
+
+/// Serves one connection, until it ends or, after what runs on it, the server does. Its seat goes with
+/// the service; a connection that was upgraded takes it along.
+async fn serve<I, S>(stream: I, service: S, request_head: Duration, mut stopping: watch::Receiver<()>)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<BoxError>,
+{
+    let connection = http1_builder(request_head)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = stopping.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a client's connection ended");
     }
 }
 
@@ -126,7 +149,7 @@ fn http1_builder(request_head: Duration) -> http1::Builder {
 }
 
 /// Waits for room, then for a client.
-async fn accept(listener: &TcpListener, room: Arc<Semaphore>) -> (TcpStream, Peer, impl Drop + Send + use<>) {
+async fn accept(listener: &TcpListener, room: Arc<Semaphore>) -> (TcpStream, Peer, Seat) {
     loop {
         let Ok(place) = room.clone().acquire_owned().await else {
             // The semaphore is never closed.
@@ -137,7 +160,13 @@ async fn accept(listener: &TcpListener, room: Arc<Semaphore>) -> (TcpStream, Pee
             Ok((stream, peer)) => {
                 // An event must not wait for the acknowledgement of the one before it.
                 stream.set_nodelay(true).ok();
-                return (stream, Peer(peer.ip()), place);
+                return (
+                    stream,
+                    Peer(peer.ip()),
+                    Seat {
+                        _place: Arc::new(place),
+                    },
+                );
             }
             Err(error) => {
                 // Out of descriptors, mostly: those that end make room.

@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 
 use axum::Router;
 use axum::extract::State;
+use axum::http::header::UPGRADE;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use axum::middleware;
@@ -16,6 +17,7 @@ use tower::Service as _;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use super::door::Peer;
+use super::listen::Seat;
 use super::{Front, admin, door, errors, page, v1};
 
 /// All routes.
@@ -40,12 +42,17 @@ pub fn router(front: Front) -> Router {
 pub(super) async fn answer(
     mut router: Router,
     peer: Peer,
+    seat: Seat,
     mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     if !door::is_plain(request.uri().path()) {
         return Ok(errors::odd_path());
     }
     request.extensions_mut().insert(peer);
+    // A connection that leaves HTTP keeps its place.
+    if request.headers().contains_key(UPGRADE) {
+        request.extensions_mut().insert(seat);
+    }
     let answer = AssertUnwindSafe(async move { router.call(request).await });
     // A panic ends one request, and says so in its row.
     answer

@@ -20,7 +20,7 @@ use crate::exchange::{self, Content, Question, Record, Routing, lists, models};
 use crate::limits;
 use crate::request::endpoint::{Endpoint, Role};
 
-use super::{Front, body, errors};
+use super::{Front, body, errors, socket};
 
 /// Answers a request whose body may be compressed: it is read as what it stands for. An encoding that
 /// is not known is let through, and refused where the body is read.
@@ -42,9 +42,12 @@ pub(super) async fn answer(State(front): State<Front>, request: Request<Body>) -
 /// Checks the key, reads the body where it must be known, and hands over to the exchange.
 async fn answer_plain(front: Front, request: Request<Body>) -> Response {
     let (head, body) = request.into_parts();
-    // 426 makes clients such as Codex use HTTP at once, where other refusals make them try again.
     if head.method == Method::GET && head.headers.contains_key(UPGRADE) {
-        return errors::upgrade_refused();
+        // 426 makes clients such as Codex use HTTP at once, where other refusals make them try again.
+        return match head.uri.path() {
+            "/v1/responses" => socket::upgrade(front, Request::from_parts(head, body)).await,
+            _ => errors::upgrade_refused(),
+        };
     }
     let path = head.uri.path().strip_prefix("/v1").unwrap_or_default();
     let Some(endpoint) = Endpoint::of(&head.method, path) else {
@@ -103,6 +106,7 @@ async fn question(
         endpoint,
         headers: head.headers,
         body,
+        on: None,
     })
 }
 
@@ -132,6 +136,7 @@ fn answered(front: &Front, answer: Answer) -> Response {
         length,
         routing,
         body,
+        ..
     } = answer;
     let mut response = Response::new(Body::from_stream(body.into_stream()));
     *response.status_mut() = status;
@@ -155,7 +160,7 @@ fn answered(front: &Front, answer: Answer) -> Response {
     response
 }
 
-async fn refused(front: &Front, error: Error, record: Record) -> Response {
+pub(super) async fn refused(front: &Front, error: Error, record: Record) -> Response {
     let told = errors::told(&error);
     let routing = record.routing();
     record.refuse(&error, told.status.as_u16(), told.code).await;

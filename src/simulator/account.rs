@@ -74,6 +74,8 @@ pub(super) struct State {
     pub(super) reply_delay: Duration,
     pub(super) delta_delay: Duration,
     pub(super) keeps_journal: bool,
+    /// How long a WebSocket may live; `None` if the account speaks HTTP only.
+    pub(super) socket_life: Option<Duration>,
     pub(super) canned: Canned,
     /// Of the backend of ChatGPT logins: who knows its tokens.
     pub(super) login: Option<Arc<LoginServer>>,
@@ -126,6 +128,7 @@ impl State {
             reply_delay: config.reply_delay,
             delta_delay: config.delta_delay,
             keeps_journal: config.journal,
+            socket_life: account.has_websocket.then_some(config.socket_life),
             canned: Canned::default(),
             login,
             plan: Plan::default(),
@@ -194,11 +197,20 @@ impl State {
         faults.queued.pop_front().or_else(|| faults.always.clone())
     }
 
+    /// How the next upgrade to WebSocket is to be refused, if it is.
+    pub(super) fn upgrade_fault(&self) -> Option<Fault> {
+        let mut faults = locked(&self.faults);
+        if faults.queued.front().is_some_and(|fault| fault.upgrade.is_some()) {
+            return faults.queued.pop_front();
+        }
+        faults.always.clone().filter(|fault| fault.upgrade.is_some())
+    }
+
     pub(super) fn kept(&self, id: &str) -> Option<Arc<Kept>> {
         locked(&self.memory).responses.get(id).cloned()
     }
 
-    pub(super) fn keep(&self, id: &str, kept: Kept) {
+    pub(super) fn keep(&self, id: &str, kept: Arc<Kept>) {
         let mut memory = locked(&self.memory);
         for item in kept.object["output"].as_array().into_iter().flatten() {
             memory.items.extend(item["id"].as_str().map(str::to_owned));
@@ -209,7 +221,7 @@ impl State {
             memory.responses.remove(&oldest);
         }
         memory.order.push_back(id.to_owned());
-        memory.responses.insert(id.to_owned(), Arc::new(kept));
+        memory.responses.insert(id.to_owned(), kept);
     }
 
     /// Lets a response run in the background: it goes on whenever it is asked for.

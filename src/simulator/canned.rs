@@ -22,17 +22,18 @@ pub(super) struct Canned {
 }
 
 impl Canned {
-    /// The steps of the next canned answer.
-    pub(super) fn steps(&self, body: &[u8], id: &str, fault: &Fault) -> (bool, Vec<Step>) {
-        let finder =
-            memmem::find(body, br#""stream":true"#).or_else(|| memmem::find(body, br#""stream": true"#));
-        if finder.is_none() {
-            return (false, vec![Step::Send(filled(&object().to_string(), id))]);
+    /// The steps of the next canned answer, as a stream or whole.
+    pub(super) fn steps(&self, stream: bool, id: &str, fault: &Fault) -> Vec<Step> {
+        if !stream {
+            return vec![Step::Send(filled(&object().to_string(), id))];
         }
         let deltas = fault.deltas.unwrap_or(1);
         let template = {
             let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-            streams.entry(deltas).or_insert_with(|| stream(deltas)).clone()
+            streams
+                .entry(deltas)
+                .or_insert_with(|| template_of(deltas))
+                .clone()
         };
         let mut steps: Vec<Step> = template
             .iter()
@@ -41,17 +42,24 @@ impl Canned {
         if fault.stamped {
             steps.iter_mut().for_each(stamp);
         }
-        (true, steps)
+        steps
     }
 }
 
-fn stream(deltas: usize) -> Arc<[Step]> {
+/// Whether a body asks for a stream, without reading it.
+pub(super) fn asks_for_stream(body: &[u8]) -> bool {
+    let finds = |words: &[u8]| memmem::find(body, words).is_some();
+    finds(br#""stream":true"#) || finds(br#""stream": true"#)
+}
+
+fn template_of(deltas: usize) -> Arc<[Step]> {
     let answer = Answer {
         plan: None,
         in_background: false,
         object: object(),
         stream: true,
         obfuscation: false,
+        kept: None,
     };
     let fault = Fault {
         deltas: Some(deltas),

@@ -22,7 +22,7 @@ use super::fault::Fault;
 use super::play::{Sending, Step};
 use super::refusal::Refusal;
 use super::server::{self, Entry};
-use super::{events, login, response};
+use super::{events, login, response, socket};
 use crate::clock::now_ms;
 
 /// Members of a body that the backend does not take.
@@ -168,7 +168,7 @@ impl Plan {
 
 pub(super) fn router() -> Router<Arc<State>> {
     Router::new()
-        .route("/backend-api/codex/responses", post(create).get(server::upgrade))
+        .route("/backend-api/codex/responses", post(create).get(socket::upgrade))
         .route("/backend-api/codex/responses/compact", post(server::compact))
         .route("/backend-api/codex/models", get(models))
         .merge(login::router())
@@ -280,8 +280,11 @@ fn told(status: usize, fault: &Fault) -> Response {
     }
 }
 
-/// The first rule that a body breaks; nothing if it breaks none.
-pub(super) fn broken_rule(body: &[u8]) -> Option<String> {
+/// What the backend takes on a WebSocket besides.
+const ON_SOCKETS: [&str; 2] = ["previous_response_id", "generate"];
+
+/// The first rule that a body breaks, besides members that are taken here; nothing if it breaks none.
+pub(super) fn broken_rule(body: &[u8], taken: &[&str]) -> Option<String> {
     let body: Map<String, Value> = match serde_json::from_slice(body) {
         Ok(body) => body,
         Err(error) => return Some(format!("Invalid JSON: {error}")),
@@ -289,7 +292,10 @@ pub(super) fn broken_rule(body: &[u8]) -> Option<String> {
     let is_there = |name: &str| body.get(name).is_some_and(|value| !value.is_null());
     let items = body.get("input").and_then(Value::as_array);
     let has_role = |role: &str| items.is_some_and(|items| items.iter().any(|item| item["role"] == role));
-    if let Some(name) = UNSUPPORTED.iter().find(|name| is_there(name)) {
+    if let Some(name) = UNSUPPORTED
+        .iter()
+        .find(|name| is_there(name) && !taken.contains(name))
+    {
         return Some(format!("Unsupported parameter: {name}"));
     }
     if body.get("store") != Some(&Value::Bool(false)) {
@@ -347,7 +353,7 @@ async fn create(
                 Some(usage_limit_reached(Duration::from_millis(wait)))
             }
             None if turn_state.is_none() => Some(bad("Invalid turn state".to_owned())),
-            None => broken_rule(&body)
+            None => broken_rule(&body, &[])
                 .or_else(|| unknown_model(&state, &body))
                 .map(bad),
         },
@@ -371,6 +377,35 @@ async fn create(
         response.headers_mut().insert("x-codex-turn-state", turn_state);
     }
     Ok(response)
+}
+
+/// Why an event on a WebSocket is refused, if it is.
+pub(super) fn refused_on_socket(state: &State, event: &[u8], fault: &Fault) -> Option<Response> {
+    if let Some(status) = fault.status {
+        return Some(told(status, fault));
+    }
+    if let Some(at_ms) = state.plan.used_up() {
+        let wait = u64::try_from(at_ms - now_ms()).unwrap_or(0);
+        return Some(usage_limit_reached(Duration::from_millis(wait)));
+    }
+    let sent = serde_json::from_slice::<Value>(event).unwrap_or_default();
+    let turn_state = sent["client_metadata"]["x-codex-turn-state"].as_str();
+    let is_foreign = turn_state.is_some_and(|sent| state.plan.turn_state(Some(sent), "").is_none());
+    let broken = is_foreign
+        .then(|| "Invalid turn state".to_owned())
+        .or_else(|| broken_rule(event, &ON_SOCKETS))
+        .or_else(|| unknown_model(state, event));
+    broken.map(bad)
+}
+
+/// What the backend says on a WebSocket before a response: the plan, and the state of the turn.
+pub(super) fn before_a_response(state: &State, event: &[u8]) -> [Value; 2] {
+    let sent = serde_json::from_slice::<Value>(event).unwrap_or_default();
+    let turn_state = sent["client_metadata"]["x-codex-turn-state"].as_str();
+    let turn_state = state.plan.turn_state(turn_state, &account_id(&state.name));
+    state.plan.use_some();
+    let metadata = json!({ "type": "response.metadata", "headers": { "x-codex-turn-state": turn_state } });
+    [state.plan.event(), metadata]
 }
 
 fn unknown_model(state: &State, body: &[u8]) -> Option<String> {

@@ -28,6 +28,12 @@ pub struct SimulateArgs {
     /// Write a made-up history of N requests in 90 days into the database, and end
     #[arg(long, value_name = "N")]
     pub fill: Option<u64>,
+    /// Close a WebSocket when it has lived so long
+    #[arg(long, value_name = "TIME", default_value = "60m", value_parser = parse_duration)]
+    socket_life: Duration,
+    /// Speak HTTP only, as most servers do
+    #[arg(long)]
+    no_websocket: bool,
     /// Keep no journal of what was received
     #[arg(long)]
     no_journal: bool,
@@ -37,6 +43,7 @@ impl SimulateArgs {
     fn config(&self) -> anyhow::Result<SimulatorConfig> {
         let accounts = (0..self.accounts).map(|index| {
             let mut account = AccountConfig::named(&format!("sim-{}", char::from(b'a' + index)));
+            account.has_websocket = !self.no_websocket;
             if self.port_base > 0 {
                 let port = self.port_base.checked_add(u16::from(index));
                 let port = port.ok_or_else(|| anyhow::anyhow!("there is no port after 65535"))?;
@@ -49,6 +56,7 @@ impl SimulateArgs {
             reply_delay: self.reply_delay,
             delta_delay: self.delta_delay,
             journal: !self.no_journal,
+            socket_life: self.socket_life,
         })
     }
 }

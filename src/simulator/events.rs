@@ -46,6 +46,7 @@ pub(super) fn resumed(object: &Value, after: Option<u64>, delta_delay: Duration)
         obfuscation: true,
         in_background: true,
         plan: None,
+        kept: None,
     };
     let mut number = 0;
     let mut steps = stream(&answer, &Fault::default(), delta_delay);

@@ -82,6 +82,10 @@ faults! {
     code: word,
     /// Adds `Retry-After` in seconds, as written.
     retry_after: word,
+    /// Refuses an upgrade to WebSocket with this status. Such a fault waits for an upgrade.
+    upgrade: number,
+    /// Closes a WebSocket with this code instead of an answer.
+    close: number,
     /// Waits before it answers.
     slow: time,
     /// Never answers.

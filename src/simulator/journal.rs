@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use axum::http::{HeaderMap, HeaderValue};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -23,7 +24,7 @@ pub enum Ending {
 pub struct JournalEntry {
     /// Counts up from 1.
     pub number: u64,
-    /// Its method.
+    /// Its method; `WEBSOCKET` for an event on a WebSocket.
     pub method: String,
     /// Its path, with the query.
     pub path: String,
@@ -42,6 +43,24 @@ pub struct JournalEntry {
 }
 
 impl JournalEntry {
+    pub(super) fn of(method: &str, path: String, headers: &HeaderMap, body: &Bytes) -> JournalEntry {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        JournalEntry {
+            number: 0,
+            method: method.to_owned(),
+            path,
+            headers: headers
+                .iter()
+                .map(|(name, value)| (name.to_string(), text(value)))
+                .collect(),
+            body: body.clone(),
+            response_id: None,
+            status: 0,
+            usage: None,
+            ending: Ending::Open,
+        }
+    }
+
     /// The value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(known, _)| known == name)?;

@@ -71,8 +71,7 @@ pub(super) fn play(steps: Vec<Step>, sending: Sending) -> Body {
                         return Ok(Some((bytes, (steps, sending))));
                     }
                     Some(Step::SendStamped(before, after)) => {
-                        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                        let stamp = format!("\"sent_us\":{},", now.as_micros());
+                        let stamp = format!("\"sent_us\":{},", micros_now());
                         let bytes = [&before[..], stamp.as_bytes(), &after[..]].concat();
                         return Ok(Some((bytes.into(), (steps, sending))));
                     }
@@ -93,6 +92,12 @@ pub(super) fn play(steps: Vec<Step>, sending: Sending) -> Body {
             }
         },
     ))
+}
+
+/// Microseconds since 1970 UTC.
+pub(super) fn micros_now() -> u128 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_micros()
 }
 
 /// Joins neighbours, so that an answer without pauses is one write.

@@ -88,6 +88,26 @@ impl Refusal {
         }
     }
 
+    /// The same as a frame of a WebSocket.
+    pub(super) fn frame(&self) -> Value {
+        let mut frame = json!({ "type": "error", "status": self.status.as_u16() });
+        frame["error"] = self.body()["error"].take();
+        if let Some(seconds) = &self.retry_after {
+            frame["headers"] = json!({ "retry-after": seconds });
+        }
+        frame
+    }
+
+    /// A WebSocket has lived as long as it may.
+    pub(super) fn connection_limit(life: Duration) -> Refusal {
+        let minutes = life.as_secs_f64() / 60.0;
+        let message = format!(
+            "Responses websocket connection limit reached ({minutes} minutes). Create a new websocket \
+             connection to continue."
+        );
+        Refusal::bad_request(Some("websocket_connection_limit_reached"), None, message)
+    }
+
     fn body(&self) -> Value {
         json!({ "error": { "message": self.message, "type": self.kind, "param": self.param, "code": self.code } })
     }

@@ -30,7 +30,15 @@ pub(super) struct Answer {
     pub(super) in_background: bool,
     /// What the backend of ChatGPT logins says first. It leaves the output out of its last event.
     pub(super) plan: Option<Value>,
+    /// What can be continued, where the request came over a WebSocket.
+    pub(super) kept: Option<Arc<Kept>>,
 }
+
+/// What a connection holds besides the responses that are stored: by id.
+pub(super) type Held<'a> = &'a (dyn Fn(&str) -> Option<Arc<Kept>> + Sync);
+
+/// Members of a request that exist on a WebSocket only.
+const SOCKET_ONLY: [&str; 3] = ["type", "stream_id", "generate"];
 
 impl Answer {
     pub(super) fn id(&self) -> &str {
@@ -41,7 +49,29 @@ impl Answer {
 /// Answers a request, and keeps the response unless it says not to.
 pub(super) fn answer(state: &State, body: &[u8], fault: &Fault) -> Result<Answer, Refusal> {
     let request = Asked::read(body)?;
-    let parent = request.parent(state)?;
+    if let Some(name) = SOCKET_ONLY.into_iter().find(|name| request.field(name).is_some()) {
+        let message = format!("Unknown parameter: '{name}'.");
+        return Err(Refusal::bad_request(
+            Some("unknown_parameter"),
+            Some(name),
+            message,
+        ));
+    }
+    make(state, None, &request, fault)
+}
+
+/// Answers a request that came over a WebSocket: what its connection holds can be continued, too.
+pub(super) fn answer_on(
+    state: &State,
+    held: Held<'_>,
+    body: &[u8],
+    fault: &Fault,
+) -> Result<Answer, Refusal> {
+    make(state, Some(held), &Asked::read(body)?, fault)
+}
+
+fn make(state: &State, held: Option<Held<'_>>, request: &Asked, fault: &Fault) -> Result<Answer, Refusal> {
+    let parent = request.parent(state, held)?;
     request.check_items(state, fault)?;
     state.check_model(request.text("model"))?;
     for name in ["input", "tools"] {
@@ -62,13 +92,22 @@ pub(super) fn answer(state: &State, body: &[u8], fault: &Fault) -> Result<Answer
     let context = format!("{}{history}{asked}", request.preamble());
     let turns = parent.as_ref().map_or(0, |kept| kept.turns) + request.user_turns();
 
+    // A warm-up reads its input and says nothing.
+    let generates = request.field("generate") != Some(&Value::Bool(false));
     let mut output = Vec::new();
-    if request.field("reasoning").is_some_and(Value::is_object) {
+    if generates && request.field("reasoning").is_some_and(Value::is_object) {
         output.push(request.reasoning(state));
     }
-    let (item, answered, reason) = request.output_item(state, fault, turns, &said);
-    output.push(item);
-    if said.contains("run the code")
+    let (answered, reason) = match generates {
+        true => {
+            let (item, answered, reason) = request.output_item(state, fault, turns, &said);
+            output.push(item);
+            (answered, reason)
+        }
+        false => (String::new(), None),
+    };
+    if generates
+        && said.contains("run the code")
         && let Some(item) = request.code_interpreter(state)
     {
         output.push(item);
@@ -98,18 +137,21 @@ pub(super) fn answer(state: &State, body: &[u8], fault: &Fault) -> Result<Answer
     object["background"] = in_background.into();
     let id = object["id"].as_str().unwrap_or_default().to_owned();
     let stored = request.field("store") != Some(&Value::Bool(false));
-    if stored && fault.fail_in_stream.is_none() && !fault.error_event && !fault.nested_error_event {
+    let fails = fault.fail_in_stream.is_some() || fault.error_event || fault.nested_error_event;
+    let kept = (!fails && (stored || held.is_some())).then(|| {
         let text = format!("{asked}{answered}");
-        state.keep(
-            &id,
-            Kept::new(parent, text, turns, object.clone(), request.items(state)),
-        );
+        let items = request.items(state);
+        Arc::new(Kept::new(parent, text, turns, object.clone(), items))
+    });
+    if let Some(kept) = kept.clone().filter(|_| stored) {
+        state.keep(&id, kept);
     }
     if in_background {
         state.run_in_background(&id);
     }
     Ok(Answer {
         in_background,
+        kept: kept.filter(|_| held.is_some()),
         stream: request.field("stream") == Some(&Value::Bool(true)),
         obfuscation: request
             .field("stream_options")
@@ -179,7 +221,7 @@ impl Asked {
     }
 
     /// The response that this one follows.
-    fn parent(&self, state: &State) -> Result<Option<Arc<Kept>>, Refusal> {
+    fn parent(&self, state: &State, held: Option<Held<'_>>) -> Result<Option<Arc<Kept>>, Refusal> {
         let Some(id) = self.text("previous_response_id") else {
             return Ok(None);
         };
@@ -191,7 +233,9 @@ impl Asked {
                 message,
             )
         };
-        state.kept(id).map(Some).ok_or_else(unknown)
+        let on_connection = held.and_then(|held| held(id));
+        let known = on_connection.or_else(|| state.kept(id));
+        known.map(Some).ok_or_else(unknown)
     }
 
     /// What only the account that made it can read.

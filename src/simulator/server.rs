@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 
 use super::account::State;
 use super::fault::Fault;
-use super::journal::{Ending, JournalEntry};
+use super::journal::JournalEntry;
 use super::play::{Sending, Step, in_pieces, play};
 use super::refusal::Refusal;
-use super::{chat, codex, events, response, things};
+use super::{canned, chat, codex, events, response, socket, things};
 
 /// The largest request, as the real API takes images in it.
 const BODY_BYTES_MAX: usize = 128 * 1024 * 1024;
@@ -47,7 +47,7 @@ pub(super) fn router(state: Arc<State>) -> Router {
 
 fn openai() -> Router<Arc<State>> {
     Router::new()
-        .route("/v1/responses", post(create).get(upgrade))
+        .route("/v1/responses", post(create).get(socket::upgrade))
         .route("/v1/responses/compact", post(compact))
         .route("/v1/responses/input_tokens", post(input_tokens))
         .route("/v1/responses/{id}", get(retrieve).delete(delete))
@@ -108,22 +108,7 @@ async fn receive(Shared(state): Shared<Arc<State>>, request: Request, next: Next
 }
 
 fn received(parts: &axum::http::request::Parts, body: &Bytes) -> JournalEntry {
-    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    JournalEntry {
-        number: 0,
-        method: parts.method.to_string(),
-        path: parts.uri.to_string(),
-        headers: parts
-            .headers
-            .iter()
-            .map(|(name, value)| (name.to_string(), text(value)))
-            .collect(),
-        body: body.clone(),
-        response_id: None,
-        status: 0,
-        usage: None,
-        ending: Ending::Open,
-    }
+    JournalEntry::of(parts.method.as_str(), parts.uri.to_string(), &parts.headers, body)
 }
 
 /// What the real API sends with every answer.
@@ -155,7 +140,8 @@ async fn create(
     let fault = fault(&state, &headers)?;
     let mut sending = Sending::new(state.clone(), number);
     if fault.canned {
-        let (stream, steps) = state.canned.steps(&body, &state.id("c")[2..], &fault);
+        let stream = canned::asks_for_stream(&body);
+        let steps = state.canned.steps(stream, &state.id("c")[2..], &fault);
         return Ok(respond(stream, &fault, steps, sending));
     }
     if headers
@@ -253,10 +239,6 @@ pub(super) fn respond(stream: bool, fault: &Fault, steps: Vec<Step>, sending: Se
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("br"));
     }
     response
-}
-
-pub(super) async fn upgrade() -> Refusal {
-    Refusal::upgrade()
 }
 
 fn unknown_response(id: &str) -> Refusal {

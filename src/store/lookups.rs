@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::StoreError;
 use crate::account::AccountId;
-use crate::affinity::{ConversationId, Owner, Reference};
+use crate::affinity::{ConnectionId, ConversationId, Owner, Reference};
 
 type Owners = Vec<Option<Owner>>;
 
@@ -100,6 +100,7 @@ fn owners_by(connection: &Connection, query: &str, references: &[Reference]) -> 
                     conversation: ConversationId(Uuid::from_bytes(row.get(1)?)),
                     expires_at_ms: row.get(2)?,
                     detour_since_ms: row.get(3)?,
+                    connection: row.get::<_, Option<i64>>(4)?.map(ConnectionId),
                 })
             })
             .optional()

@@ -95,6 +95,7 @@ mod tests {
             conversation: ConversationId(uuid::Uuid::nil()),
             expires_at_ms: 0,
             detour_since_ms: None,
+            connection: None,
         }
     }
 

@@ -10,13 +10,15 @@ use crate::affinity::{ConversationId, ReferenceKind};
 use crate::price::Cost;
 use crate::response::{Outcome, Usage};
 
-/// Whether the answer is one document or a stream of events.
+/// How the answer travels to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// One JSON document.
     Json,
     /// Server-sent events.
     Sse,
+    /// Events on a WebSocket.
+    Websocket,
 }
 
 impl Transport {
@@ -25,6 +27,7 @@ impl Transport {
         match self {
             Transport::Json => "json",
             Transport::Sse => "sse",
+            Transport::Websocket => "websocket",
         }
     }
 }

@@ -26,6 +26,7 @@ const STEPS: &[M<'static>] = &[
     M::up(include_str!(
         "../../sql/migrations/0007_attempts_and_comments.sql"
     )),
+    M::up(include_str!("../../sql/migrations/0008_scope_of_references.sql")),
 ];
 
 /// The views, each after those that it reads.

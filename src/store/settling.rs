@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::writer::{Remember, is_refusal, tell_refusal};
 use crate::account::AccountId;
-use crate::affinity::{ConversationId, Owner};
+use crate::affinity::{ConnectionId, ConversationId, Owner};
 use crate::limits;
 
 type Digest = [u8; 16];
@@ -40,6 +40,7 @@ impl Settling {
                     conversation: ConversationId(Uuid::from_bytes(row.get(2)?)),
                     expires_at_ms: row.get(3)?,
                     detour_since_ms: row.get(4)?,
+                    connection: row.get::<_, Option<i64>>(5)?.map(ConnectionId),
                 },
             })
         })?;
@@ -141,7 +142,8 @@ fn settle(connection: &Connection, references: &BTreeMap<Digest, Owner>) -> rusq
             owner.account.0,
             conversation,
             owner.expires_at_ms,
-            owner.detour_since_ms
+            owner.detour_since_ms,
+            owner.connection.map(|connection| connection.0)
         ]);
         match settled {
             Err(error) if is_refusal(&error) => tell_refusal(&error),
@@ -164,6 +166,7 @@ mod tests {
                 conversation: ConversationId(Uuid::nil()),
                 expires_at_ms: 9,
                 detour_since_ms: None,
+                connection: None,
             },
         }
     }
@@ -180,7 +183,8 @@ mod tests {
                         owner.account.0,
                         conversation,
                         owner.expires_at_ms,
-                        owner.detour_since_ms
+                        owner.detour_since_ms,
+                        None::<i64>
                     ],
                 )
                 .unwrap();

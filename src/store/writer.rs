@@ -91,7 +91,8 @@ impl Work {
                     owner.account.0,
                     conversation,
                     owner.expires_at_ms,
-                    owner.detour_since_ms
+                    owner.detour_since_ms,
+                    owner.connection.map(|connection| connection.0)
                 ])?;
             }
         }

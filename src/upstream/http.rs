@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -67,9 +67,26 @@ pub struct Incoming {
     pub body: IncomingBody,
 }
 
+impl Incoming {
+    /// An answer of these events, which came from nowhere.
+    pub fn of_events(events: Bytes) -> Incoming {
+        let kind = (CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        Incoming {
+            status: StatusCode::OK,
+            headers: HeaderMap::from_iter([kind]),
+            body: IncomingBody::Whole(Some(events)),
+        }
+    }
+}
+
 /// The body of an answer, piece by piece, as the network brings it.
 #[derive(Debug)]
-pub struct IncomingBody(ResponseBody);
+pub enum IncomingBody {
+    /// Over HTTP.
+    Http(ResponseBody),
+    /// There already; `None` when it has gone.
+    Whole(Option<Bytes>),
+}
 
 impl IncomingBody {
     /// The next piece; `None` at the end. Nothing is read ahead, so a slow client slows the
@@ -78,8 +95,12 @@ impl IncomingBody {
     /// # Errors
     /// If the connection breaks before the end that was announced.
     pub async fn next(&mut self) -> Option<Result<Bytes, String>> {
+        let body = match self {
+            IncomingBody::Http(body) => body,
+            IncomingBody::Whole(bytes) => return bytes.take().map(Ok),
+        };
         loop {
-            match self.0.frame().await? {
+            match body.frame().await? {
                 // Trailers carry nothing that is needed here.
                 Ok(frame) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
@@ -93,7 +114,10 @@ impl IncomingBody {
 
     /// How many bytes are to come, where that was announced.
     pub fn announced_bytes(&self) -> Option<u64> {
-        self.0.size_hint().exact()
+        match self {
+            IncomingBody::Http(body) => body.size_hint().exact(),
+            IncomingBody::Whole(_) => None,
+        }
     }
 }
 
@@ -142,7 +166,7 @@ impl Upstream {
                 Ok(Incoming {
                     status: head.status,
                     headers: head.headers,
-                    body: IncomingBody(body),
+                    body: IncomingBody::Http(body),
                 })
             }
         }

@@ -95,6 +95,7 @@ fn account(id: i64) -> Account {
 fn owner() -> Owner {
     Owner {
         detour_since_ms: None,
+        connection: None,
         account: AccountId(1),
         conversation: ConversationId(Uuid::nil()),
         expires_at_ms: i64::MAX,

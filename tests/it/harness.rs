@@ -45,6 +45,7 @@ pub struct Builder {
     end: String,
     wrapper: Option<Vec<String>>,
     models: Vec<Vec<String>>,
+    has_websocket: bool,
 }
 
 impl Builder {
@@ -52,6 +53,12 @@ impl Builder {
     pub fn models(mut self, models: &[&[&str]]) -> Builder {
         let owned = |models: &&[&str]| models.iter().map(|model| (*model).to_owned()).collect();
         self.models = models.iter().map(owned).collect();
+        self
+    }
+
+    /// The simulated accounts speak no WebSocket, as most servers.
+    pub fn http_only(mut self) -> Builder {
+        self.has_websocket = false;
         self
     }
 
@@ -85,6 +92,7 @@ impl Builder {
     pub async fn start(self) -> Harness {
         let names = (0..self.accounts).map(|index| AccountConfig {
             models: self.models.get(index).cloned().unwrap_or_default(),
+            has_websocket: self.has_websocket,
             ..AccountConfig::named(&format!("sim-{}", char::from(b'a' + index as u8)))
         });
         let config = SimulatorConfig {
@@ -167,6 +175,7 @@ impl Harness {
             end: String::new(),
             wrapper: None,
             models: Vec::new(),
+            has_websocket: true,
         }
     }
 

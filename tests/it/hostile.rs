@@ -134,9 +134,9 @@ async fn what_is_not_there_and_what_is_not_done_have_their_errors() {
 }
 
 #[tokio::test]
-async fn a_websocket_is_refused_with_the_status_that_makes_clients_use_http() {
+async fn a_websocket_elsewhere_is_refused_with_the_status_that_makes_clients_use_http() {
     let harness = Harness::over(1).await;
-    let url = format!("ws://{}/v1/responses", harness.gateway.address);
+    let url = format!("ws://{}/v1/realtime", harness.gateway.address);
     let refused = tokio_tungstenite::connect_async(url).await.unwrap_err();
     let tokio_tungstenite::tungstenite::Error::Http(response) = refused else {
         panic!("{refused:?}");

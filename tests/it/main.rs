@@ -2,6 +2,7 @@
 
 mod harness;
 mod raw;
+mod socket;
 
 mod accounts;
 mod admin;
@@ -29,3 +30,4 @@ mod simulated;
 mod simulated_codex;
 mod store;
 mod streaming;
+mod websocket;

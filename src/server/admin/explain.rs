@@ -80,5 +80,6 @@ fn question(front: &Front, asked: Asked) -> Result<Question, Error> {
         query: None,
         headers,
         body: Content::Whole(request),
+        on: None,
     })
 }

@@ -186,6 +186,7 @@ fn work(store: &Store) -> Work {
         digest: Reference::new("scope", kind, Uuid::new_v4().as_bytes()).digest,
         owner: Owner {
             detour_since_ms: None,
+            connection: None,
             account: AccountId(1),
             conversation: ConversationId::new(),
             expires_at_ms: i64::MAX / 2,

@@ -1,0 +1,124 @@
+//! A client's WebSocket as its exchanges see it: what can be continued on it alone, and where that
+//! is held.
+//!
+//! A response that is not stored lives in the memory of one connection. Where the account's
+//! upstream speaks HTTP only, that memory is here: the items of the newest response of each lane,
+//! written out in full when the next request follows it. It ends with the connection, and is never
+//! written down.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::affinity::ConnectionId;
+use crate::request::event::{ClientEvent, History, Lane};
+use crate::response::events::Event;
+
+/// A client's WebSocket.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its identity.
+    pub id: ConnectionId,
+    /// The newest response of each lane that is held here.
+    held: Mutex<HashMap<Lane, Held>>,
+    /// How many bytes a history may have.
+    history_bytes_max: usize,
+}
+
+/// A response that is held here, with all that came before it.
+#[derive(Debug)]
+struct Held {
+    response_id: String,
+    history: Arc<History>,
+}
+
+/// What a request brings that came over a WebSocket.
+#[derive(Debug, Clone)]
+pub struct OnConnection {
+    /// Which one.
+    pub connection: Arc<Connection>,
+    /// What was read of its event.
+    pub event: Arc<ClientEvent>,
+}
+
+impl Connection {
+    /// A connection that has just begun.
+    pub fn new(history_bytes_max: usize) -> Connection {
+        Connection {
+            id: ConnectionId::new(),
+            held: Mutex::default(),
+            history_bytes_max,
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<Lane, Held>> {
+        // A map is whole between any two calls.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What stands for a response that is held here.
+    pub(super) fn history(&self, response_id: &str) -> Option<Arc<History>> {
+        let held = self.held();
+        let found = held.values().find(|held| held.response_id == response_id)?;
+        Some(found.history.clone())
+    }
+
+    fn hold(&self, lane: Lane, held: Held) {
+        let bytes: usize = held.history.items.iter().map(Bytes::len).sum();
+        match bytes <= self.history_bytes_max {
+            true => drop(self.held().insert(lane, held)),
+            // It could not be sent any more. Its client is told that it is not here, and sends all
+            // of it anew, or shorter.
+            false => drop(self.held().remove(&lane)),
+        }
+    }
+}
+
+/// A response that will be held here, while it comes.
+#[derive(Debug)]
+pub struct Keeping {
+    connection: Arc<Connection>,
+    lane: Lane,
+    /// What was sent: the items before, and those of the request.
+    history: History,
+    /// What is answered, by its place.
+    output: Vec<(u64, Bytes)>,
+}
+
+impl Keeping {
+    /// The answer to a request with these items, which follows what `before` stands for; without
+    /// that, what the upstream holds, or nothing.
+    pub(super) fn new(on: &OnConnection, before: Option<&History>, items: Bytes) -> Keeping {
+        let follows = || History {
+            root: on.event.previous_response_id.clone(),
+            items: Vec::new(),
+        };
+        let mut history = before.cloned().unwrap_or_else(follows);
+        // A copy: the event that it stands in has much else.
+        history.items.push(Bytes::copy_from_slice(&items));
+        Keeping {
+            connection: on.connection.clone(),
+            lane: on.event.lane.clone(),
+            history,
+            output: Vec::new(),
+        }
+    }
+
+    /// Takes an item of the answer.
+    pub fn take_item(&mut self, event: &Event<'_>) {
+        self.output.extend(event.item_done());
+    }
+
+    /// Holds the response from now on. To be called before its last event leaves.
+    pub fn hold(mut self, response_id: String) {
+        self.output.sort_by_key(|(place, _)| *place);
+        let output = self.output.into_iter().map(|(_, item)| item);
+        self.history.items.extend(output);
+        let held = Held {
+            response_id,
+            history: Arc::new(self.history),
+        };
+        self.connection.hold(self.lane, held);
+    }
+}
