@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::clock::now_ms;
 use crate::config::{Config, ConfigError, OnStoreFailure};
-use crate::exchange::{Gateway, Models, Settings, Unfound, models};
+use crate::exchange::{Gateway, HttpOnly, Models, Settings, Unfound, models};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -84,8 +84,12 @@ impl App {
         let prices = prices::keep(&connection, config.file.prices())?;
 
         let limits = &config.file.limits;
-        let upstream = Upstream::new(limits.upstream_connect, limits.upstream_first_byte)
-            .map_err(|error| StartError::Client(error.to_string()))?;
+        let upstream = Upstream::new(
+            limits.upstream_connect,
+            limits.upstream_first_byte,
+            limits.socket_ping,
+        )
+        .map_err(|error| StartError::Client(error.to_string()))?;
         let bounds = Bounds {
             connections: limits.connections,
             shutdown_grace: limits.shutdown_grace,
@@ -120,6 +124,7 @@ impl App {
             session_headers: config.file.affinity.session_headers.clone(),
             upstream_idle: limits.upstream_idle,
             stream_comment: limits.stream_comment,
+            socket_age: limits.socket_age,
             currency: config.file.usage.currency.clone(),
             refuse_without_store: config.file.on_store_failure == OnStoreFailure::Refuse,
         };
@@ -132,6 +137,7 @@ impl App {
             prices: RwLock::new(Arc::new(prices)),
             models: Models::default(),
             unfound: Unfound::default(),
+            http_only: HttpOnly::default(),
             stopping: watch::Sender::new(false),
         };
         let gateway = Arc::new(gateway);

@@ -12,6 +12,7 @@ pub mod connection;
 pub mod explain;
 pub mod lists;
 pub mod models;
+mod over_socket;
 mod record;
 pub mod references;
 mod turn;
@@ -43,6 +44,7 @@ pub use asking::Unfound;
 use attempt::Attempt;
 use connection::{Keeping, OnConnection};
 pub use models::Models;
+pub use over_socket::HttpOnly;
 pub use record::Record;
 use references::ToRemember;
 use turn::Turn;
@@ -67,6 +69,8 @@ pub struct Gateway {
     pub models: Models,
     /// What was asked for and not found.
     pub unfound: Unfound,
+    /// Which accounts speak HTTP only.
+    pub http_only: HttpOnly,
     /// Set when the gateway is told to stop.
     pub stopping: watch::Sender<bool>,
 }
@@ -90,6 +94,8 @@ pub struct Settings {
     pub upstream_idle: Duration,
     /// The silence of an upstream after which a comment goes into an open stream.
     pub stream_comment: Duration,
+    /// How long a WebSocket to an account is used.
+    pub socket_age: Duration,
     /// The currency of the prices, as it is shown.
     pub currency: String,
     /// Whether a request is refused while the database cannot be written.
@@ -182,7 +188,7 @@ async fn converse(gateway: &Arc<Gateway>, question: Question, record: &mut Recor
     record.describe(&question, &envelope);
     record.check_model(envelope.model.as_deref())?;
     let mut located = references::locate(gateway, &question, &envelope).await?;
-    let held = Held::find(&question, &located).inspect_err(|_| {
+    let held = Held::find(&question, &located, gateway.settings.socket_age).inspect_err(|_| {
         let row = record.row();
         row.affinity = Affinity::Refused;
         row.affinity_by = Some(ReferenceKind::Response);
@@ -222,6 +228,7 @@ async fn converse(gateway: &Arc<Gateway>, question: Question, record: &mut Recor
         envelope: &envelope,
         conversation,
         held: held.as_ref(),
+        speaks_websocket: false,
     };
     let (attempt, planned) = match turn.attempts(setting, record).await {
         Ok(done) => done,
@@ -239,12 +246,15 @@ async fn converse(gateway: &Arc<Gateway>, question: Question, record: &mut Recor
     );
     remember.owed = owed;
     record.moves(moves && attempt.status.is_success());
-    let keeping = setting
-        .keeping(planned.strip)
-        .filter(|_| attempt.status.is_success());
-    if let (Some(_), Some(on)) = (&keeping, &question.on) {
-        remember.connection = Some(on.connection.id);
-    }
+    let is_stored = envelope.store.unwrap_or(true);
+    let by_socket = attempt.socket.filter(|_| !is_stored);
+    let over_http = attempt.status.is_success() && attempt.socket.is_none();
+    let keeping = setting.keeping(planned.strip).filter(|_| over_http);
+    let here = keeping
+        .as_ref()
+        .and(question.on.as_ref())
+        .map(|on| on.connection.id);
+    remember.connection = by_socket.or(here);
     Ok(Begun {
         attempt,
         remember,

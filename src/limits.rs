@@ -171,6 +171,22 @@ pub const SOCKET_OUT_BYTES: u32 = 1024 * 1024;
 /// What is read from a WebSocket at once, and kept for each, whether it is used or not.
 pub const SOCKET_READ_BYTES: usize = 4 * 1024;
 
+/// WebSockets that are open to one account. A home has some dozen sessions. At it: further clients of
+/// WebSocket mode are served over HTTP.
+pub const SOCKETS_PER_ACCOUNT_MAX: usize = 256;
+
+/// How long the upgrade of a connection to an account may take. At it: the attempt failed, and
+/// nothing was sent.
+pub const SOCKET_HANDSHAKE: Duration = Duration::from_secs(15);
+
+/// How long a WebSocket to an account is used: shorter than the 60 minutes after which upstreams
+/// close it. At it: the next turn goes over a new one.
+pub const SOCKET_AGE: Duration = Duration::from_secs(55 * 60);
+
+/// How long an account that refused an upgrade is believed to speak HTTP only. At it: it is asked
+/// again.
+pub const HTTP_ONLY_FOR: Duration = Duration::from_secs(60 * 60);
+
 /// How long closing a WebSocket in good order may take. At it: it is cut.
 pub const SOCKET_FAREWELL: Duration = Duration::from_secs(5);
 

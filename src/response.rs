@@ -122,6 +122,8 @@ pub struct Facts {
     pub usage: Option<Usage>,
     /// How it ended, once told.
     pub outcome: Option<Outcome>,
+    /// Whether it ended because something was said to it: another follows by itself.
+    pub is_steered: bool,
     /// The code of the error that ended it.
     pub error_code: Option<String>,
     /// What the error says, for the time it may name.

@@ -341,7 +341,8 @@ const CLOCK_SKEW_MS: i64 = 60_000;
 
 async fn ask_upstreams(findings: &mut Findings, accounts: Vec<Account>) -> anyhow::Result<()> {
     let patience = Duration::from_secs(20);
-    let upstream = Upstream::new(patience, patience).map_err(anyhow::Error::from_boxed)?;
+    let upstream =
+        Upstream::new(patience, patience, crate::limits::SOCKET_PING).map_err(anyhow::Error::from_boxed)?;
     for account in accounts {
         let models = Outgoing {
             method: Method::GET,

@@ -111,6 +111,9 @@ pub struct LimitSettings {
     /// Between two pings of a WebSocket, on both sides.
     #[serde(deserialize_with = "duration")]
     pub socket_ping: Duration,
+    /// How long a WebSocket to an account is used.
+    #[serde(deserialize_with = "duration")]
+    pub socket_age: Duration,
     /// For running exchanges after the signal to stop.
     #[serde(deserialize_with = "duration")]
     pub shutdown_grace: Duration,
@@ -131,6 +134,7 @@ impl Default for LimitSettings {
             upstream_idle: limits::UPSTREAM_IDLE,
             stream_comment: limits::STREAM_COMMENT,
             socket_ping: limits::SOCKET_PING,
+            socket_age: limits::SOCKET_AGE,
             shutdown_grace: limits::SHUTDOWN_GRACE,
             connections: limits::CONNECTIONS_MAX,
             request_head: limits::REQUEST_HEAD,

@@ -15,8 +15,8 @@ use crate::account::{AccountId, Signal};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::pool::{Changed, Lease};
-use crate::response::Outcome;
 use crate::response::refusal::{LOST, Refusal};
+use crate::response::{Facts, Outcome};
 use crate::store::{StoreError, Work};
 use crate::upstream::headers;
 
@@ -67,6 +67,7 @@ pub(super) async fn begin(
         reader,
         held,
         ended,
+        ..
     } = attempt;
     record.row().status = Some(status.as_u16());
     let held_bytes: u64 = held.iter().map(|piece| piece.len() as u64).sum();
@@ -229,13 +230,31 @@ impl AnswerBody {
         if outcome.is_some() && self.reader.facts.usage.is_some() {
             work.forget = work.forget.or(self.remember.owed.take());
         }
+        let follows = self.reader.facts.is_steered && outcome.is_some();
+        let successor = work
+            .row
+            .as_ref()
+            .filter(|_| follows)
+            .map(|row| self.record.successor(row));
         let row = self.record.for_refusal(&work);
         let written = self.gateway.store.write(work).await;
         if written.is_err() && !self.may_go_on() {
             self.record.take_back(row);
         }
         self.record.add_overhead(begin.elapsed(), !self.is_final);
+        if let Some(successor) = successor {
+            self.goes_on(successor);
+        }
         written
+    }
+
+    /// The response was steered: what follows is another one, with a row of its own.
+    fn goes_on(&mut self, successor: Record) {
+        self.record = successor;
+        self.remember.goes_on();
+        self.reader.facts = Facts::default();
+        self.response_bytes = 0;
+        self.is_final = false;
     }
 
     /// Tells the pool what the answer says about its account: that it works, once there is output,

@@ -9,6 +9,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
 use crate::account::{Account, Signal};
+use crate::affinity::ConnectionId;
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::limits;
@@ -24,7 +25,7 @@ use crate::store::Work;
 use crate::upstream::http::{Incoming, IncomingBody, SendError};
 
 use super::way::Way;
-use super::{Gateway, standing_row};
+use super::{Gateway, over_socket, standing_row};
 
 /// An attempt whose answer can be passed on.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ pub struct Attempt {
     pub held: Vec<Bytes>,
     /// The step that followed, if it ended the answer.
     pub ended: Option<Step>,
+    /// The connection that it came over, where that is a WebSocket.
+    pub socket: Option<ConnectionId>,
 }
 
 /// An attempt that failed before anything of it reached the client.
@@ -74,9 +77,10 @@ pub(super) async fn send(
     movable: bool,
 ) -> Result<Attempt, Failed> {
     let account = lease.account().clone();
-    let sent = match way {
-        Way::Http(outgoing) => gateway.upstream.send(&account, outgoing).await,
-        Way::Here(events) => Ok(Incoming::of_events(events)),
+    let (sent, socket) = match way {
+        Way::Http(outgoing) => (gateway.upstream.send(&account, outgoing).await, None),
+        Way::Here(events) => (Ok(Incoming::of_events(events)), None),
+        Way::Socket(asked) => over_socket::send(gateway, &account, *asked).await,
     };
     let incoming = match sent {
         Ok(incoming) => incoming,
@@ -119,6 +123,7 @@ pub(super) async fn send(
         reader,
         held: Vec::new(),
         ended: None,
+        socket,
     };
     if !status.is_success() {
         return Err(refused(attempt).await);

@@ -8,12 +8,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::account::AccountId;
 use crate::affinity::ConnectionId;
 use crate::request::event::{ClientEvent, History, Lane};
 use crate::response::events::Event;
+use crate::upstream::socket::Socket;
 
 /// A client's WebSocket.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub struct Connection {
     held: Mutex<HashMap<Lane, Held>>,
     /// How many bytes a history may have.
     history_bytes_max: usize,
+    /// Its own connections to accounts: one each, shared by its lanes.
+    sockets: Mutex<HashMap<AccountId, Arc<Socket>>>,
 }
 
 /// A response that is held here, with all that came before it.
@@ -48,8 +53,60 @@ impl Connection {
         Connection {
             id: ConnectionId::new(),
             held: Mutex::default(),
+            sockets: Mutex::default(),
             history_bytes_max,
         }
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, HashMap<AccountId, Arc<Socket>>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its connection to an account, if it is open and young enough for another turn.
+    pub(super) fn socket_to(&self, account: AccountId, age_max: Duration) -> Option<Arc<Socket>> {
+        let mut sockets = self.sockets();
+        let serves = |socket: &&Arc<Socket>| socket.is_open() && socket.age() < age_max;
+        let socket = sockets.get(&account).filter(serves).cloned();
+        if socket.is_none() {
+            // What runs on it keeps it until it ends.
+            sockets.remove(&account);
+        }
+        socket
+    }
+
+    /// The connection of this identity, if it is one of those.
+    pub(super) fn socket(&self, id: ConnectionId, age_max: Duration) -> Option<Arc<Socket>> {
+        let account = self.sockets().values().find(|socket| socket.id == id)?.account;
+        self.socket_to(account, age_max)
+    }
+
+    /// Keeps a connection that was opened for it. One that another lane has opened meanwhile stays.
+    pub(super) fn keep_socket(&self, opened: Arc<Socket>) -> Arc<Socket> {
+        let mut sockets = self.sockets();
+        let kept = sockets.entry(opened.account).or_insert_with(|| opened.clone());
+        if !kept.is_open() {
+            *kept = opened;
+        }
+        kept.clone()
+    }
+
+    /// The connection on which a response runs.
+    pub fn running(&self, response_id: &str) -> Option<Arc<Socket>> {
+        let sockets = self.sockets();
+        sockets.values().find(|socket| socket.runs(response_id)).cloned()
+    }
+
+    /// Whether it is connected to any account itself.
+    pub fn has_sockets(&self) -> bool {
+        self.sockets().values().any(|socket| socket.is_open())
+    }
+
+    /// A connection that can be spoken to, if there is only one.
+    pub fn only_socket(&self) -> Option<Arc<Socket>> {
+        let sockets = self.sockets();
+        let mut open = sockets.values().filter(|socket| socket.is_open());
+        let first = open.next()?;
+        open.next().is_none().then(|| first.clone())
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<Lane, Held>> {

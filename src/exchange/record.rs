@@ -61,6 +61,25 @@ impl Record {
         self.row().transport = Transport::Websocket;
     }
 
+    /// The record of a response that follows this one by itself, because that was steered.
+    pub(super) fn successor(&mut self, before: &Row) -> Record {
+        let mut next = Record::open(&self.gateway, before.endpoint.clone());
+        next.account = self.account.clone();
+        next.place = self.place.take();
+        let row = next.row();
+        row.client_key_id = before.client_key_id;
+        row.account = before.account;
+        row.conversation = before.conversation;
+        row.previous_response_id = before.response_id.clone();
+        row.transport = before.transport;
+        row.model_asked = before.model_asked.clone();
+        row.affinity = Affinity::Hit;
+        row.affinity_by = Some(ReferenceKind::Response);
+        row.attempts = before.attempts;
+        row.status = before.status;
+        next
+    }
+
     /// Leaves no row: it was no request.
     pub fn withdraw(mut self) {
         self.row = None;

@@ -425,6 +425,13 @@ fn millis(duration: Duration) -> i64 {
 }
 
 impl ToRemember {
+    /// Another response follows in the same answer.
+    pub(super) fn goes_on(&mut self) {
+        self.response_is_known = false;
+        self.items_known = 0;
+        self.sealed_known = 0;
+    }
+
     /// What the answer has told since the last call, ready to be written.
     pub(super) fn take_new(&mut self, facts: &Facts) -> Vec<Remember> {
         let new_response = facts.response_id.as_ref().filter(|_| !self.response_is_known);

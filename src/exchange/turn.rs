@@ -64,6 +64,10 @@ impl Turn<'_> {
                 Err(error) => return Err(error),
             };
             record.attempt(&lease, &planned);
+            let setting = Setting {
+                speaks_websocket: !self.gateway.http_only.holds(lease.account()),
+                ..setting
+            };
             let way = setting.way(lease.account(), planned.strip);
             record.add_overhead(
                 self.began.elapsed().saturating_sub(self.waited),

@@ -1,7 +1,11 @@
 //! How a request goes to the account that was leased: what it is there, and what is held of the
 //! answer here.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
+use http::HeaderMap;
 use serde_json::{Value, json};
 
 use crate::account::Account;
@@ -13,6 +17,7 @@ use crate::request::event::{ClientEvent, History};
 use crate::request::{self, Envelope, Fill, Splice};
 use crate::upstream::headers;
 use crate::upstream::http::{Outgoing, OutgoingBody};
+use crate::upstream::socket::Socket;
 
 use super::connection::{Keeping, OnConnection};
 use super::references::Located;
@@ -25,13 +30,31 @@ pub(super) enum Way {
     Http(Outgoing),
     /// Nowhere: these are the events of its answer.
     Here(Bytes),
+    /// Over a WebSocket of the client's connection.
+    Socket(Box<OverSocket>),
+}
+
+/// A request for a WebSocket.
+#[derive(Debug)]
+pub(super) struct OverSocket {
+    pub(super) on: OnConnection,
+    /// The event, in pieces.
+    pub(super) event: Vec<Bytes>,
+    /// For a connection that is still to be opened.
+    pub(super) headers: HeaderMap,
+    /// The connection that alone can go on with it.
+    pub(super) held_by: Option<Arc<Socket>>,
+    /// How it goes where the account knows no WebSocket; nothing where that is no help.
+    pub(super) otherwise: Option<Way>,
 }
 
 /// Where the response is that a request follows, if one connection alone knows it.
 #[derive(Debug, Clone)]
 pub(super) enum Held {
     /// Here.
-    Here(std::sync::Arc<History>),
+    Here(Arc<History>),
+    /// On a connection of this client's to its account.
+    There(Arc<Socket>),
 }
 
 impl Held {
@@ -40,14 +63,23 @@ impl Held {
     /// # Errors
     /// If it is held by a connection that has ended, or by another than this: it is as good as lost,
     /// and the client must know that at once.
-    pub(super) fn find(question: &Question, located: &Located) -> Result<Option<Held>, Error> {
+    pub(super) fn find(
+        question: &Question,
+        located: &Located,
+        age_max: Duration,
+    ) -> Result<Option<Held>, Error> {
         let Some((connection, id)) = located.on_connection() else {
             return Ok(None);
         };
-        let here = question.on.as_ref().map(|on| &on.connection);
-        let here = here.filter(|here| here.id == connection);
-        match here.and_then(|here| here.history(id)) {
-            Some(history) => Ok(Some(Held::Here(history))),
+        let held = question
+            .on
+            .as_ref()
+            .and_then(|on| match on.connection.id == connection {
+                true => on.connection.history(id).map(Held::Here),
+                false => on.connection.socket(connection, age_max).map(Held::There),
+            });
+        match held {
+            Some(held) => Ok(Some(held)),
             None => Err(Error::PreviousResponseNotFound(id.to_owned())),
         }
     }
@@ -70,6 +102,8 @@ pub(super) struct Setting<'a> {
     pub(super) envelope: &'a Envelope,
     pub(super) conversation: ConversationId,
     pub(super) held: Option<&'a Held>,
+    /// Whether the account that was leased may be reached by WebSocket.
+    pub(super) speaks_websocket: bool,
 }
 
 impl Setting<'_> {
@@ -77,9 +111,45 @@ impl Setting<'_> {
     /// what the account cannot read.
     pub(super) fn way(self, account: &Account, strip: Strip) -> Way {
         let question = self.question;
-        if question.on.as_ref().is_some_and(|on| !on.event.generates) {
-            return Way::Here(self.warmed_up());
+        let over_http = || match question.on.as_ref().is_some_and(|on| !on.event.generates) {
+            true => Way::Here(self.warmed_up()),
+            false => self.over_http(account, strip),
+        };
+        match (&question.on, self.held, &question.body) {
+            (Some(on), Some(Held::There(socket)), Content::Whole(body)) => {
+                self.over_socket(on, body, account, strip, Some(socket.clone()), None)
+            }
+            (Some(on), None, Content::Whole(body)) if self.speaks_websocket => {
+                self.over_socket(on, body, account, strip, None, Some(over_http()))
+            }
+            _ => over_http(),
         }
+    }
+
+    /// The client's own event, with what it left out.
+    fn over_socket(
+        self,
+        on: &OnConnection,
+        body: &Bytes,
+        account: &Account,
+        strip: Strip,
+        held_by: Option<Arc<Socket>>,
+        otherwise: Option<Way>,
+    ) -> Way {
+        let mut splices = self.fill_in(account);
+        splices.extend(request::without_reasoning(body, strip));
+        splices.sort_by_key(|splice| splice.range.start);
+        Way::Socket(Box::new(OverSocket {
+            on: on.clone(),
+            event: request::spliced(body, splices),
+            headers: headers::for_upstream(self.question.headers.clone()),
+            held_by,
+            otherwise,
+        }))
+    }
+
+    fn over_http(self, account: &Account, strip: Strip) -> Way {
+        let question = self.question;
         let body = match &question.body {
             Content::Passing(body) => OutgoingBody::Passing(body.clone()),
             Content::Whole(body) => {
@@ -118,7 +188,10 @@ impl Setting<'_> {
     }
 
     fn history(&self) -> Option<&History> {
-        self.held.map(|Held::Here(history)| &**history)
+        match self.held? {
+            Held::Here(history) => Some(history),
+            Held::There(_) => None,
+        }
     }
 
     /// What is held here of the answer, once it has come this way: what its upstream does not store,

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use super::{ErrorObject, Facts, ItemObject, Outcome, ResponseObject, lenient};
 use crate::limits;
+use crate::request::event::Lane;
 
 /// An event is larger than the limit.
 #[derive(Debug, PartialEq, Eq)]
@@ -194,6 +195,7 @@ impl<'a> Event<'a> {
         }
         if let Meaning::End(outcome) = meaning {
             facts.outcome = Some(outcome);
+            facts.is_steered = outcome == Outcome::Incomplete && self.is_steered();
             // `error` comes flat, as documented, or nested, as observed.
             let nested = data.error.unwrap_or_default();
             let flat = ErrorObject {
@@ -245,6 +247,43 @@ impl<'a> Event<'a> {
             Cow::Borrowed(data) => whole.slice_ref(data),
             Cow::Owned(data) => Bytes::copy_from_slice(data),
         }
+    }
+
+    /// The lane that it names; the one without a name if it names none.
+    pub fn lane(&self) -> Lane {
+        #[derive(Deserialize)]
+        struct Named {
+            #[serde(default, deserialize_with = "lenient")]
+            stream_id: Option<String>,
+        }
+        let named: Option<Named> = serde_json::from_slice(&self.data).ok();
+        named
+            .and_then(|named| named.stream_id)
+            .map_or(Lane::Default, Lane::Named)
+    }
+
+    /// Whether it ends a response only because something was said to it: another follows by itself.
+    pub fn is_steered(&self) -> bool {
+        #[derive(Deserialize, Default)]
+        struct Details {
+            #[serde(default, deserialize_with = "lenient")]
+            reason: Option<String>,
+        }
+        #[derive(Deserialize)]
+        struct Response {
+            #[serde(default, deserialize_with = "lenient")]
+            incomplete_details: Option<Details>,
+        }
+        #[derive(Deserialize)]
+        struct Incomplete {
+            response: Response,
+        }
+        if self.kind().as_ref() != b"response.incomplete" {
+            return false;
+        }
+        let event: Option<Incomplete> = serde_json::from_slice(&self.data).ok();
+        let details = event.and_then(|event| event.response.incomplete_details);
+        details.and_then(|details| details.reason).as_deref() == Some("steered")
     }
 
     /// The id of the response that it tells of.

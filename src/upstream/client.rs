@@ -31,10 +31,14 @@ pub type RequestBody = BoxBody<Bytes, BoxError>;
 /// The client side of HTTP, with its connections to all addresses.
 #[derive(Debug, Clone)]
 pub struct Client {
-    direct: legacy::Client<Patient<HttpsConnector<HttpConnector>>, RequestBody>,
+    direct: Direct,
+    /// The same in HTTP/1.1, which alone has upgrades.
+    upgrading: Direct,
     proxied: reqwest::Client,
     proxies: std::sync::Arc<Matcher>,
 }
+
+type Direct = legacy::Client<Patient<HttpsConnector<HttpConnector>>, RequestBody>;
 
 /// Why no head of an answer came.
 #[derive(Debug)]
@@ -57,6 +61,17 @@ impl Client {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(connect));
+        let http1 = HttpsConnectorBuilder::new()
+            .try_with_platform_verifier()?
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp.clone());
+        let upgrading = legacy::Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(0)
+            .build(Patient {
+                inner: http1,
+                connect,
+            });
         let tls = HttpsConnectorBuilder::new()
             .try_with_platform_verifier()?
             .https_or_http()
@@ -78,6 +93,7 @@ impl Client {
             .build()?;
         Ok(Client {
             direct,
+            upgrading,
             proxied,
             proxies: std::sync::Arc::new(Matcher::from_env()),
         })
@@ -93,6 +109,24 @@ impl Client {
         }
         match self.direct.request(request).await {
             Ok(response) => Ok(response.map(ResponseBody::Direct)),
+            Err(error) if error.is_connect() => Err(ClientError::NotSent(root_cause(&error))),
+            Err(error) => Err(ClientError::Unanswered(root_cause(&error))),
+        }
+    }
+
+    /// Asks for an upgrade; nothing where the way leads through a proxy.
+    ///
+    /// # Errors
+    /// If no answer came.
+    pub async fn upgrade(
+        &self,
+        request: Request<RequestBody>,
+    ) -> Result<Option<Response<ResponseBody>>, ClientError> {
+        if self.proxies.intercept(request.uri()).is_some() {
+            return Ok(None);
+        }
+        match self.upgrading.request(request).await {
+            Ok(response) => Ok(Some(response.map(ResponseBody::Direct))),
             Err(error) if error.is_connect() => Err(ClientError::NotSent(root_cause(&error))),
             Err(error) => Err(ClientError::Unanswered(root_cause(&error))),
         }

@@ -14,12 +14,17 @@ use http_body_util::BodyExt as _;
 
 use super::client::{BoxError, Client, ClientError, ResponseBody, root_cause};
 use super::passing::{Passing, in_time};
+use super::socket::{OpenSockets, SocketAnswer};
 use crate::account::{Account, Credential, Secret};
 
 /// The client side of HTTP, with its connections to all accounts.
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    client: Client,
+    pub(super) client: Client,
+    /// Those that are open.
+    pub(super) sockets: OpenSockets,
+    /// Between two pings of one.
+    pub(super) ping: Duration,
     first_byte: Duration,
 }
 
@@ -84,6 +89,8 @@ impl Incoming {
 pub enum IncomingBody {
     /// Over HTTP.
     Http(ResponseBody),
+    /// Over a WebSocket.
+    Socket(SocketAnswer),
     /// There already; `None` when it has gone.
     Whole(Option<Bytes>),
 }
@@ -97,6 +104,7 @@ impl IncomingBody {
     pub async fn next(&mut self) -> Option<Result<Bytes, String>> {
         let body = match self {
             IncomingBody::Http(body) => body,
+            IncomingBody::Socket(answer) => return answer.next().await,
             IncomingBody::Whole(bytes) => return bytes.take().map(Ok),
         };
         loop {
@@ -116,19 +124,29 @@ impl IncomingBody {
     pub fn announced_bytes(&self) -> Option<u64> {
         match self {
             IncomingBody::Http(body) => body.size_hint().exact(),
-            IncomingBody::Whole(_) => None,
+            IncomingBody::Socket(_) | IncomingBody::Whole(_) => None,
         }
     }
 }
 
 impl Upstream {
-    /// A client with these bounds on connecting and on the wait for the head of an answer.
+    /// A client with these bounds on connecting and on the wait for the head of an answer, and this
+    /// time between two pings of a WebSocket.
     ///
     /// # Errors
     /// If TLS cannot be set up.
-    pub fn new(connect: Duration, first_byte: Duration) -> Result<Upstream, BoxError> {
-        let client = Client::new(connect)?;
-        Ok(Upstream { client, first_byte })
+    pub fn new(connect: Duration, first_byte: Duration, ping: Duration) -> Result<Upstream, BoxError> {
+        Ok(Upstream {
+            client: Client::new(connect)?,
+            sockets: OpenSockets::default(),
+            ping,
+            first_byte,
+        })
+    }
+
+    /// How long the beginning of an answer is waited for.
+    pub fn first_byte(&self) -> Duration {
+        self.first_byte
     }
 
     /// Sends a request to an account with its credential.
@@ -173,7 +191,7 @@ impl Upstream {
     }
 }
 
-fn bearer(secret: &Secret) -> Result<HeaderValue, SendError> {
+pub(super) fn bearer(secret: &Secret) -> Result<HeaderValue, SendError> {
     let mut value = HeaderValue::try_from(format!("Bearer {}", secret.reveal()))
         .map_err(|_| SendError::NotSent("the credential is no header value".to_owned()))?;
     value.set_sensitive(true);

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use crate::harness::{Harness, KEY};
 
-fn installed(path: &str) -> PathBuf {
+pub fn installed(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("target/clients")
         .join(path)
 }
 
 /// Node looks for packages beside the script: a copy lies beside what was installed.
-fn beside(script: &str, program: &Path) -> PathBuf {
+pub fn beside(script: &str, program: &Path) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/clients")
         .join(script);

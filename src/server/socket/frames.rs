@@ -131,15 +131,22 @@ pub(super) fn keepalive() -> Utf8Bytes {
     Utf8Bytes::from_static(r#"{"type":"keepalive"}"#)
 }
 
-/// Steering is something between a client and an upstream's own connection.
-pub(super) fn steering_not_supported(event: &[u8]) -> Utf8Bytes {
+/// A response that does not run, or runs where nothing can be said to it.
+pub(super) fn steer_failed(event: &[u8], is_supported: bool) -> Utf8Bytes {
     let event: Value = serde_json::from_slice(event).unwrap_or_default();
-    let message = "The account that runs this response is not reached over WebSocket.";
+    let (code, message) = match is_supported {
+        true => (
+            "response_not_active",
+            "The response does not run on this connection.",
+        ),
+        false => (
+            "steering_not_supported",
+            "The account that runs this response is not reached over WebSocket.",
+        ),
+    };
     let frame = json!({
         "type": "response.steer.failed",
-        "error": {
-            "type": "invalid_request_error", "code": "steering_not_supported", "message": message,
-        },
+        "error": { "type": "invalid_request_error", "code": code, "message": message },
         "steer": { "previous_response_id": event["previous_response_id"], "input": event["input"] },
     });
     text(frame, &Lane::Default)

@@ -54,8 +54,8 @@ impl Lanes {
         match (event.intent, &event.lane) {
             (_, Lane::Invalid) => return turn::refuse(talk, &Lane::Default, Error::InvalidLane).await,
             (Intent::Create, _) => {}
-            (Intent::Steer, _) => return talk.send(frames::steering_not_supported(&body)).await,
-            (Intent::Unknown, lane) => return turn::refuse(talk, lane, Error::UnknownEvent).await,
+            (Intent::Steer, _) => return steer(talk, &event, &body).await,
+            (Intent::Unknown, lane) => return pass(talk, lane, &body).await,
         }
         let named = self.queues.keys().filter(|lane| **lane != Lane::Default).count();
         let is_new = !self.queues.contains_key(&event.lane);
@@ -85,6 +85,28 @@ impl Lanes {
         self.queues.clear();
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+/// Says something to a response that runs, over the connection on which it runs.
+async fn steer(talk: &Talk, event: &ClientEvent, body: &Bytes) {
+    let id = event.previous_response_id.as_deref().unwrap_or_default();
+    if let Some(socket) = talk.connection.running(id)
+        && socket.say(body).await.is_ok()
+    {
+        return;
+    }
+    talk.send(frames::steer_failed(body, talk.connection.has_sockets()))
+        .await;
+}
+
+/// An event that nobody here knows goes to the account, where it is clear to which.
+async fn pass(talk: &Talk, lane: &Lane, body: &Bytes) {
+    if let Some(socket) = talk.connection.only_socket()
+        && socket.say(body).await.is_ok()
+    {
+        return;
+    }
+    turn::refuse(talk, lane, Error::UnknownEvent).await;
 }
 
 async fn answer_all(talk: Arc<Talk>, mut waiting: mpsc::UnboundedReceiver<Waiting>) {

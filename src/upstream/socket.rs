@@ -1,0 +1,539 @@
+//! A WebSocket to an account: opened with its credential, kept while it is used, pinged, and shared
+//! by the lanes of one client.
+//!
+//! Open is no success: an account that is spent says so at the upgrade, or in its first event. Both
+//! are made into what the same account would have answered over HTTP.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::{SinkExt as _, StreamExt as _};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
+    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+
+use super::client::{ClientError, ResponseBody};
+use super::http::{Incoming, IncomingBody, SendError, Upstream, bearer};
+use crate::account::{Account, AccountId, Credential};
+use crate::affinity::ConnectionId;
+use crate::limits;
+use crate::request::event::Lane;
+use crate::response::events::{Event, Meaning};
+
+/// The code by which an upstream says that a connection has lived as long as it may.
+const CONNECTION_LIMIT: &str = "websocket_connection_limit_reached";
+
+type Stream = WebSocketStream<TokioIo<Upgraded>>;
+
+/// How many WebSockets are open, by account.
+#[derive(Debug, Default, Clone)]
+pub struct OpenSockets(Arc<Mutex<HashMap<AccountId, usize>>>);
+
+/// The place of one among them. It is given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    all: OpenSockets,
+    account: AccountId,
+}
+
+impl OpenSockets {
+    fn counts(&self) -> MutexGuard<'_, HashMap<AccountId, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for one more, if there is room.
+    pub(super) fn take(&self, account: AccountId) -> Option<Place> {
+        let mut counts = self.counts();
+        let count = counts.entry(account).or_default();
+        (*count < limits::SOCKETS_PER_ACCOUNT_MAX).then(|| {
+            *count += 1;
+            Place {
+                all: self.clone(),
+                account,
+            }
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.all.counts();
+        if let Some(count) = counts.get_mut(&self.account) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.account);
+            }
+        }
+    }
+}
+
+/// What became of an upgrade.
+#[derive(Debug)]
+pub enum Opened {
+    /// It is open.
+    Socket(Arc<Socket>),
+    /// The account said no: about itself, as it would to any request.
+    Refused(Incoming),
+    /// The account's upstream speaks HTTP only, or cannot be reached by WebSocket from here.
+    HttpOnly,
+    /// So many are open to this account that there is no room for another.
+    Full,
+}
+
+impl Upstream {
+    /// Opens a WebSocket to an account with its credential.
+    ///
+    /// # Errors
+    /// If no answer came.
+    pub async fn open_socket(
+        &self,
+        account: &Account,
+        path: &str,
+        mut headers: HeaderMap,
+    ) -> Result<Opened, SendError> {
+        let Some(place) = self.sockets.take(account.id) else {
+            return Ok(Opened::Full);
+        };
+        let key = generate_key();
+        for name in [CONTENT_TYPE, CONTENT_LENGTH, ACCEPT] {
+            headers.remove(name);
+        }
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        headers.insert(
+            SEC_WEBSOCKET_KEY,
+            HeaderValue::try_from(&key).map_err(|error| SendError::NotSent(error.to_string()))?,
+        );
+        let mut request = Request::new(Empty::new().map_err(|never| match never {}).boxed());
+        *request.uri_mut() = Uri::try_from(format!("{}{path}", account.base_url))
+            .map_err(|error| SendError::NotSent(error.to_string()))?;
+        *request.headers_mut() = headers;
+        let Credential::Key(secret) = &account.credential else {
+            return Err(SendError::NotSent("this account has no key".to_owned()));
+        };
+        request.headers_mut().insert(AUTHORIZATION, bearer(secret)?);
+        let answered = tokio::time::timeout(limits::SOCKET_HANDSHAKE, self.client.upgrade(request)).await;
+        let response = match answered {
+            Err(_) => return Err(SendError::NotSent("the upgrade took too long".to_owned())),
+            Ok(Ok(None)) => return Ok(Opened::HttpOnly),
+            Ok(Ok(Some(response))) => response,
+            // Nothing was asked yet.
+            Ok(Err(ClientError::NotSent(reason) | ClientError::Unanswered(reason))) => {
+                return Err(SendError::NotSent(reason));
+            }
+        };
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(refusal_of_upgrade(response));
+        }
+        let accepted = response
+            .headers()
+            .get(SEC_WEBSOCKET_ACCEPT)
+            .map(HeaderValue::as_bytes);
+        if accepted != Some(derive_accept_key(key.as_bytes()).as_bytes()) {
+            return Ok(Opened::HttpOnly);
+        }
+        match hyper::upgrade::on(response).await {
+            Ok(upgraded) => {
+                let socket = Socket::start(upgraded, account.id, place, self.ping).await;
+                Ok(Opened::Socket(socket))
+            }
+            Err(error) => Err(SendError::NotSent(error.to_string())),
+        }
+    }
+}
+
+/// An upstream that knows no upgrade says so in one of many ways; what is about the account is like
+/// any other answer of it.
+fn refusal_of_upgrade(response: Response<ResponseBody>) -> Opened {
+    let status = response.status();
+    let is_about_account = matches!(status.as_u16(), 401..=403 | 408 | 409 | 429 | 500.. );
+    if !is_about_account || status == StatusCode::NOT_IMPLEMENTED {
+        return Opened::HttpOnly;
+    }
+    let (head, body) = response.into_parts();
+    Opened::Refused(Incoming {
+        status: head.status,
+        headers: head.headers,
+        body: IncomingBody::Http(body),
+    })
+}
+
+/// An open WebSocket to an account. It is closed when nobody holds it any more.
+#[derive(Debug)]
+pub struct Socket {
+    /// Its identity: what is not stored is known to it alone.
+    pub id: ConnectionId,
+    /// Whose it is.
+    pub account: AccountId,
+    opened: Instant,
+    outgoing: mpsc::Sender<Utf8Bytes>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    lanes: Mutex<HashMap<Lane, Running>>,
+    /// Whether a lane with a name was ever used: only then events are looked into for theirs.
+    has_lanes: AtomicBool,
+    is_closed: AtomicBool,
+    /// Told when it is to end.
+    ends: Notify,
+}
+
+/// A request that runs on a lane.
+#[derive(Debug)]
+struct Running {
+    frames: mpsc::Sender<Bytes>,
+    /// The response that runs, once it is known.
+    response_id: Option<String>,
+}
+
+impl Shared {
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        self.ends.notify_one();
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, HashMap<Lane, Running>> {
+        // A map is whole between any two calls.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Socket {
+    /// Takes an upgraded connection over.
+    pub(super) fn start(
+        upgraded: Upgraded,
+        account: AccountId,
+        place: Place,
+        ping: Duration,
+    ) -> impl Future<Output = Arc<Socket>> {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(limits::UPSTREAM_READ_BYTES)
+            .write_buffer_size(limits::SOCKET_READ_BYTES)
+            .max_message_size(Some(limits::EVENT_BYTES_MAX))
+            .max_frame_size(Some(limits::EVENT_BYTES_MAX));
+        async move {
+            let stream =
+                WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(config)).await;
+            let (outgoing, frames) = mpsc::channel(limits::SOCKET_FRAMES_MAX);
+            let shared = Arc::new(Shared::default());
+            tokio::spawn(carry(stream, frames, shared.clone(), ping, place));
+            Arc::new(Socket {
+                id: ConnectionId::new(),
+                account,
+                opened: Instant::now(),
+                outgoing,
+                shared,
+            })
+        }
+    }
+
+    /// Whether it is open still.
+    pub fn is_open(&self) -> bool {
+        !self.shared.is_closed.load(Ordering::Acquire)
+    }
+
+    /// How long it has been open.
+    pub fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    /// Whether this response runs on it.
+    pub fn runs(&self, response_id: &str) -> bool {
+        let lanes = self.shared.lanes();
+        lanes
+            .values()
+            .any(|running| running.response_id.as_deref() == Some(response_id))
+    }
+
+    /// Sends an event that is no request of its own.
+    ///
+    /// # Errors
+    /// If the connection has ended.
+    pub async fn say(&self, event: &[u8]) -> Result<(), SendError> {
+        self.write(event).await
+    }
+
+    async fn write(&self, event: &[u8]) -> Result<(), SendError> {
+        let lost = || SendError::NotSent("the connection was lost".to_owned());
+        let text =
+            Utf8Bytes::try_from(event.to_vec()).map_err(|error| SendError::NotSent(error.to_string()))?;
+        self.outgoing.send(text).await.map_err(|_| lost())
+    }
+
+    /// Sends a request in a lane, and waits for its first event that says something. The answer is
+    /// what the same request would have got over HTTP.
+    ///
+    /// # Errors
+    /// If none came, and whether anything had been sent.
+    pub async fn ask(
+        self: &Arc<Socket>,
+        lane: Lane,
+        pieces: &[Bytes],
+        first_event: Duration,
+    ) -> Result<Incoming, SendError> {
+        if !self.is_open() {
+            return Err(SendError::NotSent("the connection was lost".to_owned()));
+        }
+        let answer = self.begin(lane);
+        self.write(&pieces.concat()).await?;
+        tokio::time::timeout(first_event, answer.first())
+            .await
+            .map_err(|_| SendError::Timeout)?
+    }
+
+    fn begin(self: &Arc<Socket>, lane: Lane) -> SocketAnswer {
+        let (frames, received) = mpsc::channel(limits::SOCKET_FRAMES_MAX);
+        if lane != Lane::Default {
+            self.shared.has_lanes.store(true, Ordering::Relaxed);
+        }
+        let running = Running {
+            frames,
+            response_id: None,
+        };
+        self.shared.lanes().insert(lane.clone(), running);
+        SocketAnswer {
+            socket: self.clone(),
+            lane,
+            frames: received,
+            ready: VecDeque::new(),
+            has_ended: false,
+        }
+    }
+}
+
+/// The events of one request, as they come.
+#[derive(Debug)]
+pub struct SocketAnswer {
+    socket: Arc<Socket>,
+    lane: Lane,
+    frames: mpsc::Receiver<Bytes>,
+    ready: VecDeque<Bytes>,
+    has_ended: bool,
+}
+
+impl SocketAnswer {
+    /// The head of an answer, made of the first events.
+    async fn first(mut self: SocketAnswer) -> Result<Incoming, SendError> {
+        loop {
+            let Some(frame) = self.frames.recv().await else {
+                return Err(SendError::Unanswered("the connection was lost".to_owned()));
+            };
+            let meaning = Event::of(&frame).meaning();
+            if let Some(refused) = refused(&frame, meaning) {
+                self.has_ended = true;
+                if refused.is_connection_limit {
+                    self.socket.shared.close();
+                    return Err(SendError::NotSent(
+                        "the connection has lived as long as it may".to_owned(),
+                    ));
+                }
+                return Ok(refused.incoming);
+            }
+            self.ready.push_back(frame);
+            // Quota and the state of the turn come before the response, and say nothing of it.
+            if meaning != Meaning::Unknown || self.ready.len() > limits::SOCKET_FRAMES_MAX {
+                let kind = (CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+                return Ok(Incoming {
+                    status: StatusCode::OK,
+                    headers: HeaderMap::from_iter([kind]),
+                    body: IncomingBody::Socket(self),
+                });
+            }
+        }
+    }
+
+    /// The next event, in the form of a stream; `None` after the last.
+    ///
+    /// # Errors
+    /// If the connection ended before.
+    pub async fn next(&mut self) -> Option<Result<Bytes, String>> {
+        let frame = match self.ready.pop_front() {
+            Some(frame) => frame,
+            None if self.has_ended => return None,
+            None => match self.frames.recv().await {
+                Some(frame) => frame,
+                None => return Some(Err("the connection was lost".to_owned())),
+            },
+        };
+        let event = Event::of(&frame);
+        self.has_ended |= matches!(event.meaning(), Meaning::End(_)) && !event.is_steered();
+        Some(Ok(as_stream_event(&frame)))
+    }
+}
+
+impl Drop for SocketAnswer {
+    fn drop(&mut self) {
+        let mut lanes = self.socket.shared.lanes();
+        lanes.remove(&self.lane);
+        // There is no other way to tell an upstream that nobody listens any more. What runs beside it
+        // is left alone: then the rest is not listened to.
+        if !self.has_ended && lanes.is_empty() {
+            self.socket.shared.close();
+        }
+    }
+}
+
+/// An event as it stands in a stream. A line break within it begins a line of data of its own.
+fn as_stream_event(frame: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(frame.len() + 8);
+    for line in frame.split(|byte| *byte == b'\n') {
+        out.put_slice(b"data: ");
+        out.put_slice(line.strip_suffix(b"\r").unwrap_or(line));
+        out.put_u8(b'\n');
+    }
+    out.put_u8(b'\n');
+    out.freeze()
+}
+
+struct Refused {
+    incoming: Incoming,
+    is_connection_limit: bool,
+}
+
+/// An error that came instead of an answer. One without a status is an event like others.
+fn refused(frame: &[u8], meaning: Meaning) -> Option<Refused> {
+    #[derive(Deserialize)]
+    struct ErrorFrame<'a> {
+        #[serde(alias = "status_code")]
+        status: u16,
+        #[serde(borrow)]
+        error: Option<&'a RawValue>,
+        #[serde(default)]
+        headers: Option<HashMap<String, serde_json::Value>>,
+    }
+    #[derive(Deserialize)]
+    struct Code {
+        code: Option<String>,
+    }
+    if !matches!(meaning, Meaning::End(_)) {
+        return None;
+    }
+    let frame: ErrorFrame<'_> = serde_json::from_slice(frame).ok()?;
+    let status = StatusCode::from_u16(frame.status)
+        .ok()
+        .filter(|status| !status.is_success())?;
+    let error = frame.error.map_or("null", RawValue::get);
+    let code: Option<Code> = serde_json::from_str(error).ok();
+    let mut headers = HeaderMap::new();
+    for (name, value) in frame.headers.into_iter().flatten() {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(text)) {
+            headers.insert(name, value);
+        }
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Some(Refused {
+        is_connection_limit: code.and_then(|error| error.code).as_deref() == Some(CONNECTION_LIMIT),
+        incoming: Incoming {
+            status,
+            headers,
+            body: IncomingBody::Whole(Some(format!("{{\"error\":{error}}}").into())),
+        },
+    })
+}
+
+/// Carries events both ways until one side ends, or nobody holds the connection any more.
+async fn carry(
+    stream: Stream,
+    outgoing: mpsc::Receiver<Utf8Bytes>,
+    shared: Arc<Shared>,
+    ping: Duration,
+    place: Place,
+) {
+    let (sink, source) = stream.split();
+    tokio::select! {
+        () = write(sink, outgoing, ping) => {}
+        () = shared.ends.notified() => {}
+        () = read(source, &shared, ping) => {}
+    }
+    shared.is_closed.store(true, Ordering::Release);
+    // Whoever waits for an event learns that none will come.
+    shared.lanes().clear();
+    drop(place);
+}
+
+async fn write(
+    mut sink: futures_util::stream::SplitSink<Stream, Message>,
+    mut outgoing: mpsc::Receiver<Utf8Bytes>,
+    ping: Duration,
+) {
+    let mut pings = tokio::time::interval_at(Instant::now() + ping, ping);
+    loop {
+        let message = tokio::select! {
+            event = outgoing.recv() => match event {
+                Some(event) => Message::Text(event),
+                // Nobody holds it any more.
+                None => break,
+            },
+            _ = pings.tick() => Message::Ping(Bytes::new()),
+        };
+        if sink.send(message).await.is_err() {
+            return;
+        }
+    }
+    tokio::time::timeout(limits::SOCKET_FAREWELL, sink.close())
+        .await
+        .ok();
+}
+
+async fn read(mut source: futures_util::stream::SplitStream<Stream>, shared: &Shared, ping: Duration) {
+    let silence = limits::SOCKET_SILENCE_PINGS * ping;
+    loop {
+        // A peer that is there answers pings, if it says nothing else.
+        match tokio::time::timeout(silence, source.next()).await {
+            Ok(Some(Ok(Message::Text(text)))) => dispatch(shared, text.into()).await,
+            Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
+            Ok(Some(Ok(_))) | Ok(None) => return,
+            Ok(Some(Err(error))) => {
+                tracing::debug!(%error, "a connection to an upstream ended");
+                return;
+            }
+            Err(_) => {
+                tracing::debug!("nothing was heard of an upstream for too long");
+                return;
+            }
+        }
+    }
+}
+
+/// Gives an event to the request that it belongs to. A client that reads slowly slows the upstream.
+async fn dispatch(shared: &Shared, frame: Bytes) {
+    let event = Event::of(&frame);
+    let lane = match shared.has_lanes.load(Ordering::Relaxed) {
+        true => event.lane(),
+        false => Lane::Default,
+    };
+    let begins = event.meaning() == Meaning::Begin;
+    let frames = {
+        let mut lanes = shared.lanes();
+        let Some(running) = lanes.get_mut(&lane) else {
+            return;
+        };
+        if begins {
+            running.response_id = event.response_id();
+        }
+        running.frames.clone()
+    };
+    // Nobody listens any more: it was the last that was said.
+    frames.send(frame).await.ok();
+}
