@@ -175,7 +175,7 @@ pub type Refused = (Error, Record);
 struct Begun {
     attempt: Attempt,
     remember: ToRemember,
-    keeping: Option<Keeping>,
+    keeping: Option<Box<Keeping>>,
 }
 
 /// Up to an attempt whose answer can be passed on.
@@ -249,7 +249,7 @@ async fn converse(gateway: &Arc<Gateway>, question: Question, record: &mut Recor
     let is_stored = envelope.store.unwrap_or(true);
     let by_socket = attempt.socket.filter(|_| !is_stored);
     let over_http = attempt.status.is_success() && attempt.socket.is_none();
-    let keeping = setting.keeping(planned.strip).filter(|_| over_http);
+    let keeping = setting.keeping(planned.strip).filter(|_| over_http).map(Box::new);
     let here = keeping
         .as_ref()
         .and(question.on.as_ref())

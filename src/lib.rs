@@ -9,6 +9,11 @@
 //! ([`retry`]). The answer is read while it passes ([`response`]); what it tells is committed before
 //! the bytes that tell it go out ([`exchange::answer`]).
 //!
+//! Over a WebSocket it is the same way for each event that asks: `server::socket` stands at the one
+//! end, and at the other [`upstream::socket`], or HTTP. An event of either is read as an event of a
+//! stream, so that nothing in between knows the difference; what one connection alone holds is told
+//! in [`exchange::connection`].
+//!
 //! # The rooms
 //!
 //! - The domain, plain data and plain functions, with no I/O and no clock: [`account`],
@@ -32,7 +37,7 @@
 //! 4. Every request leaves one row, however it ends: an open row that is dropped writes itself.
 //! 5. No lock is held over an await, and no thread of the runtime waits for the disk.
 //! 6. axum lives only in [`server`], reqwest only in [`upstream`], both also in the simulator;
-//!    rusqlite and r2d2 live only in [`store`].
+//!    tungstenite only in [`upstream`], and in [`server`] where axum's errors are its; rusqlite and r2d2 live only in [`store`].
 //! 7. Nothing is imported upwards: `main` → [`cli`] → [`app`] → [`server`] → [`exchange`] →
 //!    [`store`], [`upstream`], [`pool`], which do not know each other → the domain.
 

@@ -40,7 +40,7 @@ pub struct Answer {
     /// How the request was routed.
     pub routing: Routing,
     /// What is to be held of it here, if its connection alone will know it.
-    pub keeping: Option<Keeping>,
+    pub keeping: Option<Box<Keeping>>,
     /// The bytes.
     pub body: AnswerBody,
 }
@@ -235,7 +235,7 @@ impl AnswerBody {
             .row
             .as_ref()
             .filter(|_| follows)
-            .map(|row| self.record.successor(row));
+            .map(|row| Box::new(self.record.successor(row)));
         let row = self.record.for_refusal(&work);
         let written = self.gateway.store.write(work).await;
         if written.is_err() && !self.may_go_on() {
@@ -243,7 +243,7 @@ impl AnswerBody {
         }
         self.record.add_overhead(begin.elapsed(), !self.is_final);
         if let Some(successor) = successor {
-            self.goes_on(successor);
+            self.goes_on(*successor);
         }
         written
     }

@@ -80,7 +80,7 @@ pub(super) async fn send(
     let (sent, socket) = match way {
         Way::Http(outgoing) => (gateway.upstream.send(&account, outgoing).await, None),
         Way::Here(events) => (Ok(Incoming::of_events(events)), None),
-        Way::Socket(asked) => over_socket::send(gateway, &account, *asked).await,
+        Way::Socket(asked) => Box::pin(over_socket::send(gateway, &account, *asked)).await,
     };
     let incoming = match sent {
         Ok(incoming) => incoming,

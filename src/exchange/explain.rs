@@ -87,6 +87,11 @@ fn chosen<'a>(decision: &Decision, accounts: &'a [AccountView]) -> Option<&'a st
 fn sentence(plan: &Plan, located: &Located, accounts: &[AccountView]) -> String {
     let by = plan.by.map_or("nothing", |by| by.as_str());
     let account = chosen(&plan.decision, accounts).unwrap_or("nobody");
+    if let Some((_, id)) = located.on_connection() {
+        return format!(
+            "Goes to '{account}', but only over the WebSocket that made '{id}', and while that lasts; else it is refused with previous_response_not_found."
+        );
+    }
     match &plan.decision {
         Decision::Pinned(_) if !plan.known => {
             format!("Goes to '{account}', the only place where {by} can be, though it is not known.")
@@ -134,6 +139,7 @@ fn references_told(plan: &Plan, located: &Located, accounts: &[AccountView]) -> 
             "state_domain": home.map(|home| &home.account.state_domain.0),
             "conversation_id": owner.map(|owner| owner.conversation.0),
             "expires_at": owner.and_then(|owner| at(owner.expires_at_ms)),
+            "only_on_its_connection": owner.map(|owner| owner.connection.is_some()),
             "detour_since": owner.and_then(|owner| owner.detour_since_ms).and_then(at),
             "decides": Some(position) == decides,
         })

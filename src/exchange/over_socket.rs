@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::account::{Account, AccountId};
+use crate::account::{Account, AccountId, Credential};
 use crate::affinity::ConnectionId;
 use crate::clock::now_ms;
 use crate::limits;
@@ -22,8 +22,12 @@ impl HttpOnly {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an account is known to speak HTTP only.
+    /// Whether an account is known to speak HTTP only. To those that are no bearer keys WebSockets are
+    /// not opened.
     pub fn holds(&self, account: &Account) -> bool {
+        if !matches!(account.credential, Credential::Key(_)) {
+            return true;
+        }
         let known = self.known();
         let known = known.get(&account.id);
         known.is_some_and(|(base_url, until_ms)| *base_url == account.base_url && now_ms() < *until_ms)

@@ -33,7 +33,7 @@ pub(super) async fn answer(State(front): State<Front>, request: Request<Body>) -
         async { Ok::<_, Infallible>(answered.await) }
     });
     let decompressed = RequestDecompression::new(plain).pass_through_unaccepted(true);
-    match decompressed.oneshot(request).await {
+    match Box::pin(decompressed.oneshot(request)).await {
         Ok(response) => response.map(Body::new),
         Err(_) => errors::internal(),
     }
@@ -45,7 +45,7 @@ async fn answer_plain(front: Front, request: Request<Body>) -> Response {
     if head.method == Method::GET && head.headers.contains_key(UPGRADE) {
         // 426 makes clients such as Codex use HTTP at once, where other refusals make them try again.
         return match head.uri.path() {
-            "/v1/responses" => socket::upgrade(front, Request::from_parts(head, body)).await,
+            "/v1/responses" => Box::pin(socket::upgrade(front, Request::from_parts(head, body))).await,
             _ => errors::upgrade_refused(),
         };
     }

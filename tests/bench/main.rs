@@ -6,6 +6,7 @@
 
 #[expect(dead_code, reason = "other benchmarks ask for more")]
 mod process;
+mod sockets;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -119,6 +120,8 @@ async fn measure(effort: Effort) {
             "{what:>14}: direct {alone:>6.0} requests/s, gateway {rate:>6.0} requests/s, {cpu:.3} CPU s per 1,000 requests"
         );
     }
+
+    sockets::measure(&direct, &through, &gateway, effort).await;
 
     let per_stream = open_streams(&gateway, &through, effort.streams).await;
     println!(

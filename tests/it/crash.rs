@@ -13,6 +13,7 @@ use moorage::affinity::{Reference, ReferenceKind};
 use serde_json::json;
 
 use crate::harness::{Harness, KEY, Reply, said, streamed};
+use crate::socket::{Socket, create};
 
 const CLIENTS: usize = 12;
 
@@ -32,7 +33,10 @@ async fn every_id_that_a_client_saw_survives_a_kill_at_any_instant() {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
                 let url = format!("{}/v1/responses", harness.gateway.url());
-                tokio::spawn(talk(harness.http.clone(), url, number, new.clone(), stop.clone()))
+                match number % 2 {
+                    0 => tokio::spawn(talk(harness.http.clone(), url, number, new.clone(), stop.clone())),
+                    _ => tokio::spawn(talk_over_websocket(url, number, new.clone(), stop.clone())),
+                }
             })
             .collect();
         // No wait for a condition: the instant of the kill is the random thing under test.
@@ -88,6 +92,39 @@ async fn talk(http: reqwest::Client, url: String, number: usize, seen: Ids, stop
                 }
             }
             previous = first_id(&bytes, previous.as_deref());
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+}
+
+/// The same over WebSocket.
+async fn talk_over_websocket(url: String, number: usize, seen: Ids, stop: Arc<AtomicBool>) {
+    let base_url = url.trim_end_matches("/responses");
+    let headers = [("x-simulate", "delta_delay=1ms")];
+    for turn in 0.. {
+        let Some(mut socket) = Socket::try_open(base_url, KEY, &headers).await else {
+            return;
+        };
+        let mut previous: Option<String> = None;
+        for _ in 0..TURNS {
+            let event = create(&format!("client {number}, turn {turn}"), previous.as_deref());
+            if socket.try_send(&event).await.is_err() {
+                return;
+            }
+            loop {
+                let Ok(event) = socket.try_next().await else {
+                    return;
+                };
+                if let Some(id) = event["response"]["id"].as_str() {
+                    seen.lock().unwrap().insert(id.to_owned());
+                    previous = Some(id.to_owned());
+                }
+                if event["type"] == "response.completed" {
+                    break;
+                }
+            }
             if stop.load(Ordering::Relaxed) {
                 return;
             }

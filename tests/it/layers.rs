@@ -54,6 +54,7 @@ fn each_dependency_on_the_world_has_one_room() {
     let allowed = [
         ("axum", vec!["server", "simulator"]),
         ("reqwest", vec!["upstream", "simulator"]),
+        ("tokio_tungstenite", vec!["upstream", "server"]),
         ("rusqlite", vec!["store"]),
         ("r2d2", vec!["store"]),
         ("clap", vec!["cli", "main", "simulator", "store"]),

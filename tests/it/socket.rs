@@ -24,6 +24,19 @@ pub enum Ended {
 impl Socket {
     /// Connects with these headers; the status of a refusal, if it is refused.
     pub async fn open(url: &str, key: &str, headers: &[(&str, &str)]) -> Result<Socket, u16> {
+        match Socket::connect(url, key, headers).await {
+            Ok(socket) => Ok(socket),
+            Err(Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The same to a gateway that may be gone.
+    pub async fn try_open(url: &str, key: &str, headers: &[(&str, &str)]) -> Option<Socket> {
+        Socket::connect(url, key, headers).await.ok()
+    }
+
+    async fn connect(url: &str, key: &str, headers: &[(&str, &str)]) -> Result<Socket, Error> {
         let url = format!("{}/responses", url.replacen("http", "ws", 1));
         let mut request = url.into_client_request().unwrap();
         let bearer = format!("Bearer {key}");
@@ -32,11 +45,12 @@ impl Socket {
             let name: http::HeaderName = name.parse().unwrap();
             request.headers_mut().insert(name, value.parse().unwrap());
         }
-        match bounded(tokio_tungstenite::connect_async(request)).await {
-            Ok((stream, _)) => Ok(Socket { stream }),
-            Err(Error::Http(response)) => Err(response.status().as_u16()),
-            Err(error) => panic!("{error}"),
-        }
+        let (stream, _) = bounded(tokio_tungstenite::connect_async(request)).await?;
+        Ok(Socket { stream })
+    }
+
+    pub async fn try_send(&mut self, event: &Value) -> Result<(), Error> {
+        bounded(self.stream.send(Message::text(event.to_string()))).await
     }
 
     pub async fn send(&mut self, event: &Value) {

@@ -99,7 +99,7 @@ async fn pass(talk: &Talk, lane: &Lane, answer: Answer) {
 }
 
 /// Holds what only this connection will know, before its last event leaves.
-fn keep(keeping: &mut Option<Keeping>, event: &events::Event<'_>, meaning: Meaning) {
+fn keep(keeping: &mut Option<Box<Keeping>>, event: &events::Event<'_>, meaning: Meaning) {
     match meaning {
         Meaning::Item => {
             if let Some(keeping) = keeping {
