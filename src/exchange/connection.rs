@@ -25,7 +25,7 @@ pub struct Connection {
     pub id: ConnectionId,
     /// The newest response of each lane that is held here.
     held: Mutex<HashMap<Lane, Held>>,
-    /// How many bytes a history may have.
+    /// How many bytes the histories of all lanes may have.
     history_bytes_max: usize,
     /// Its own connections to accounts: one each, shared by its lanes.
     sockets: Mutex<HashMap<AccountId, Arc<Socket>>>,
@@ -121,14 +121,25 @@ impl Connection {
         Some(found.history.clone())
     }
 
-    fn hold(&self, lane: Lane, held: Held) {
-        let bytes: usize = held.history.items.iter().map(Bytes::len).sum();
-        match bytes <= self.history_bytes_max {
-            true => drop(self.held().insert(lane, held)),
-            // It could not be sent any more. Its client is told that it is not here, and sends all
-            // of it anew, or shorter.
-            false => drop(self.held().remove(&lane)),
+    /// Holds a response instead of the one before it in its lane. Where there is no room for all lanes,
+    /// the others give way; what alone is too large could not be sent any more. The client is told that
+    /// it is not here, and sends all of it anew, or shorter.
+    fn hold(&self, lane: Lane, new: Held) {
+        let mut held = self.held();
+        held.remove(&lane);
+        let others: usize = held.values().map(Held::bytes).sum();
+        if new.bytes() + others > self.history_bytes_max {
+            held.clear();
         }
+        if new.bytes() <= self.history_bytes_max {
+            held.insert(lane, new);
+        }
+    }
+}
+
+impl Held {
+    fn bytes(&self) -> usize {
+        self.history.items.iter().map(Bytes::len).sum()
     }
 }
 

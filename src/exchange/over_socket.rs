@@ -74,7 +74,7 @@ pub(super) async fn send(gateway: &Gateway, account: &Account, asked: OverSocket
             (socket.ask(lane, &asked.event, first_event).await, Some(socket.id))
         }
         Ok(Opened::Refused(incoming)) => (Ok(incoming), None),
-        Ok(opened @ (Opened::HttpOnly | Opened::Full)) => {
+        Ok(opened @ (Opened::HttpOnly | Opened::NotNow)) => {
             if matches!(opened, Opened::HttpOnly) {
                 gateway.http_only.add(account);
             }
@@ -82,7 +82,7 @@ pub(super) async fn send(gateway: &Gateway, account: &Account, asked: OverSocket
                 Some(Way::Http(outgoing)) => (gateway.upstream.send(account, outgoing).await, None),
                 Some(Way::Here(events)) => (Ok(Incoming::of_events(events)), None),
                 Some(Way::Socket(_)) | None => {
-                    let reason = "there is no room for another connection".to_owned();
+                    let reason = "no connection could be opened".to_owned();
                     (Err(SendError::NotSent(reason)), None)
                 }
             }

@@ -56,9 +56,12 @@ impl Record {
         }
     }
 
-    /// Says that the request came over a WebSocket.
-    pub fn on_websocket(&mut self) {
-        self.row().transport = Transport::Websocket;
+    /// Says that the request came over a WebSocket, and whose it is. It may have to wait for its turn
+    /// before it is let in.
+    pub fn on_websocket(&mut self, client_key_id: Option<i64>) {
+        let row = self.row();
+        row.transport = Transport::Websocket;
+        row.client_key_id = client_key_id;
     }
 
     /// The record of a response that follows this one by itself, because that was steered.

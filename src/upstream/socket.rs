@@ -93,8 +93,8 @@ pub enum Opened {
     Refused(Incoming),
     /// The account's upstream speaks HTTP only, or cannot be reached by WebSocket from here.
     HttpOnly,
-    /// So many are open to this account that there is no room for another.
-    Full,
+    /// There is no room for another, or something failed that says nothing about the account.
+    NotNow,
 }
 
 impl Upstream {
@@ -109,7 +109,7 @@ impl Upstream {
         mut headers: HeaderMap,
     ) -> Result<Opened, SendError> {
         let Some(place) = self.sockets.take(account.id) else {
-            return Ok(Opened::Full);
+            return Ok(Opened::NotNow);
         };
         let key = generate_key();
         for name in [CONTENT_TYPE, CONTENT_LENGTH, ACCEPT] {
@@ -164,9 +164,12 @@ impl Upstream {
 /// any other answer of it.
 fn refusal_of_upgrade(response: Response<ResponseBody>) -> Opened {
     let status = response.status();
-    let is_about_account = matches!(status.as_u16(), 401..=403 | 408 | 409 | 429 | 500.. );
-    if !is_about_account || status == StatusCode::NOT_IMPLEMENTED {
-        return Opened::HttpOnly;
+    match status.as_u16() {
+        // About the account: over HTTP it would say the same.
+        401 | 402 | 429 => {}
+        // A fault, or somebody in between: HTTP tells what it is.
+        403 | 408 | 409 | 500 | 502.. => return Opened::NotNow,
+        _ => return Opened::HttpOnly,
     }
     let (head, body) = response.into_parts();
     Opened::Refused(Incoming {
@@ -227,7 +230,7 @@ impl Socket {
         ping: Duration,
     ) -> impl Future<Output = Arc<Socket>> {
         let config = WebSocketConfig::default()
-            .read_buffer_size(limits::UPSTREAM_READ_BYTES)
+            .read_buffer_size(limits::SOCKET_READ_BYTES)
             .write_buffer_size(limits::SOCKET_READ_BYTES)
             .max_message_size(Some(limits::EVENT_BYTES_MAX))
             .max_frame_size(Some(limits::EVENT_BYTES_MAX));

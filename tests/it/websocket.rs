@@ -353,10 +353,16 @@ async fn a_client_that_goes_away_leaves_a_row_and_stops_the_upstream() {
         .socket_with(&[("x-simulate", "delta_delay=20ms;deltas=500")])
         .await;
     socket.send(&create("hi", None)).await;
+    socket.send(&create("waits for its turn", None)).await;
     socket.next().await;
     drop(socket);
-    let rows = harness.socket_rows(1).await;
-    assert_eq!(rows[0]["outcome"], "client_gone");
+    let rows = harness.socket_rows(2).await;
+    for row in rows {
+        assert_eq!(
+            (&row["outcome"], &row["client_key"]),
+            (&json!("client_gone"), &json!("laptop"))
+        );
+    }
     let cut = moorage::simulator::Ending::Cut;
     eventually("the end of the upstream's stream", || {
         (posted(&harness)[0].ending == cut).then_some(())
@@ -576,6 +582,25 @@ async fn a_client_that_sends_faster_than_it_is_answered_is_slowed() {
         }
     }
     drop(sender.await.unwrap());
+}
+
+#[tokio::test]
+async fn what_a_connection_holds_is_bounded_and_what_does_not_fit_is_sent_anew() {
+    let settings = "[limits]\nrequest_body_bytes = 100000";
+    let harness = Harness::build(1).http_only().section(settings).start().await;
+    let mut socket = harness.socket().await;
+    let long = "x".repeat(60_000);
+    let mut in_lane = unstored(&long, None);
+    in_lane["stream_id"] = "other".into();
+    let other = socket.turn(in_lane).await;
+    let first = socket.turn(unstored(&long, None)).await;
+    // There was room for one of them: the newest.
+    let refused = socket.refusal(unstored("go on", Some(&other.id()))).await;
+    assert_eq!(refused["error"]["code"], "previous_response_not_found");
+    let second = socket.turn(unstored(&long, Some(&first.id()))).await;
+    // And all of this is more than could be sent.
+    let refused = socket.refusal(unstored("go on", Some(&second.id()))).await;
+    assert_eq!(refused["error"]["code"], "previous_response_not_found");
 }
 
 #[tokio::test]

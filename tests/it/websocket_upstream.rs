@@ -86,6 +86,28 @@ async fn an_upgrade_that_is_refused_for_hours_is_an_attempt_that_failed_and_anot
 }
 
 #[tokio::test]
+async fn an_upgrade_that_fails_without_a_word_about_the_account_goes_over_http() {
+    let harness = Harness::over(1).await;
+    for fault in ["upgrade=503", "upgrade=403", "upgrade=404"] {
+        harness.account(0).script(fault.parse().unwrap());
+        let turn = harness.socket().await.turn(create("hi", None)).await;
+        assert_eq!(turn.account(), "sim-a", "{fault}");
+        let last = harness.account(0).journal().pop().unwrap();
+        assert_eq!((last.method.as_str(), last.status), ("POST", 200), "{fault}");
+    }
+    // Where the upgrade was not known, it is not asked for again.
+    let before = harness.account(0).journal().len();
+    harness.socket().await.turn(create("hi", None)).await;
+    assert_eq!(harness.account(0).journal().len(), before + 1);
+    let rows = harness.socket_rows(4).await;
+    assert!(
+        rows.iter()
+            .all(|row| row["attempts"] == 1 && row["outcome"] == "completed"),
+        "{rows:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_limit_as_the_first_event_is_an_attempt_that_failed_and_another_account_serves() {
     let harness = Harness::over(2).await;
     let fault = "status=429;code=usage_limit_reached;retry_after=3600";

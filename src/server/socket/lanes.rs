@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::{Talk, frames, turn};
 use crate::error::Error;
+use crate::exchange::Record;
 use crate::limits;
 use crate::request::Unreadable;
 use crate::request::event::{ClientEvent, Intent, Lane};
@@ -19,6 +20,8 @@ use crate::request::event::{ClientEvent, Intent, Lane};
 pub(super) struct Waiting {
     pub(super) event: Arc<ClientEvent>,
     pub(super) body: Bytes,
+    /// Its row, from its arrival on. Dropped before its turn, it says what that means.
+    pub(super) record: Option<Record>,
     talk: Arc<Talk>,
     _room: OwnedSemaphorePermit,
 }
@@ -72,6 +75,7 @@ impl Lanes {
         let waiting = Waiting {
             event: Arc::new(event),
             body,
+            record: Some(turn::opened(talk)),
             talk: talk.clone(),
             _room: room,
         };

@@ -20,9 +20,9 @@ use crate::response::events::{self, Meaning};
 use crate::server::errors;
 
 /// Answers a request.
-pub(super) async fn answer(talk: &Talk, request: Waiting) {
+pub(super) async fn answer(talk: &Talk, mut request: Waiting) {
     let lane = request.event.lane.clone();
-    let mut record = opened(talk);
+    let mut record = request.record.take().unwrap_or_else(|| opened(talk));
     let question = match question(talk, &mut record, &request) {
         Ok(question) => question,
         Err(error) => return tell(talk, &lane, error, record).await,
@@ -45,9 +45,11 @@ pub(super) async fn refuse(talk: &Talk, lane: &Lane, error: Error) {
     tell(talk, lane, error, record).await;
 }
 
-fn opened(talk: &Talk) -> Record {
+/// The row of a request that has just arrived.
+pub(super) fn opened(talk: &Talk) -> Record {
     let mut record = Record::open(&talk.front.gateway, "/responses");
-    record.on_websocket();
+    let key = talk.front.keys.identify(&talk.headers);
+    record.on_websocket(key.map(|key| key.key.id));
     record
 }
 
