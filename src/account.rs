@@ -7,7 +7,7 @@ mod standing;
 use std::fmt;
 use std::path::PathBuf;
 
-pub use checks::{check_base_url, check_name, own_domain};
+pub use checks::{check_base_url, check_credential, check_name, own_domain};
 pub use standing::{LimitedModel, Signal, Standing, Status, Switch, Usability};
 
 /// Identity of an account: the key of its row, never an index.
@@ -25,7 +25,6 @@ pub enum Kind {
     /// Any server that speaks the Responses API and takes a bearer key.
     OpenAi,
     /// The backend of a ChatGPT login, as Codex CLI keeps it.
-    #[serde(skip_deserializing)]
     Codex,
 }
 
@@ -38,15 +37,27 @@ impl Kind {
         }
     }
 
+    /// Where it is, unless a person says otherwise.
+    pub fn usual_base_url(self) -> Option<&'static str> {
+        match self {
+            Kind::OpenAi => None,
+            Kind::Codex => Some("https://chatgpt.com/backend-api/codex"),
+        }
+    }
+
+    /// Whether its upstream keeps a response, where the request says so, says not, or says nothing.
+    pub fn stores(self, asked: Option<bool>) -> bool {
+        match self {
+            Kind::OpenAi => asked.unwrap_or(true),
+            Kind::Codex => false,
+        }
+    }
+
     /// Whether a request that reasons should ask for the reasoning in sealed form, when the client
     /// named no `include`. With `store: false` the upstream keeps nothing, and reasoning that the
     /// client cannot send back is lost at the next turn.
-    pub fn wants_sealed_reasoning(self, store: bool) -> bool {
-        match self {
-            Kind::OpenAi => !store,
-            // It stores nothing, whatever a request says.
-            Kind::Codex => true,
-        }
+    pub fn wants_sealed_reasoning(self, store: Option<bool>) -> bool {
+        !self.stores(store)
     }
 }
 
@@ -56,7 +67,8 @@ impl std::str::FromStr for Kind {
     fn from_str(word: &str) -> Result<Self, String> {
         match word {
             "openai" => Ok(Kind::OpenAi),
-            other => Err(format!("unknown kind of account '{other}'; known: openai")),
+            "codex" => Ok(Kind::Codex),
+            other => Err(format!("unknown kind of account '{other}'; known: openai, codex")),
         }
     }
 }

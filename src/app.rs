@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::clock::now_ms;
 use crate::config::{Config, ConfigError, OnStoreFailure};
-use crate::exchange::{Gateway, HttpOnly, Models, Settings, Unfound, models};
+use crate::exchange::{Gateway, HttpOnly, Models, Settings, TurnStates, Unfound, models};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -88,6 +88,7 @@ impl App {
             limits.upstream_connect,
             limits.upstream_first_byte,
             limits.socket_ping,
+            &config.file.codex.token_url,
         )
         .map_err(|error| StartError::Client(error.to_string()))?;
         let bounds = Bounds {
@@ -138,6 +139,7 @@ impl App {
             models: Models::default(),
             unfound: Unfound::default(),
             http_only: HttpOnly::default(),
+            turn_states: TurnStates::default(),
             stopping: watch::Sender::new(false),
         };
         let gateway = Arc::new(gateway);
@@ -213,6 +215,7 @@ impl App {
         };
         self.server.serve(server::router(self.front), stop).await;
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        gateway.upstream.settled().await;
         gateway.store.write_later(to_save(&gateway));
         let closed = tokio::task::spawn_blocking(move || gateway.store.close()).await;
         if closed.is_err() {

@@ -10,7 +10,7 @@ mod secret;
 mod serve;
 
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -202,10 +202,22 @@ struct SecretSource {
     /// The file that holds the key
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    /// The file in which Codex CLI keeps your ChatGPT login, mostly ~/.codex/auth.json
+    #[arg(long, value_name = "FILE")]
+    auth_file: Option<PathBuf>,
 }
 
 impl SecretSource {
-    fn read(&self) -> anyhow::Result<Secret> {
+    /// The file of a login.
+    fn auth_file(&self) -> Option<&Path> {
+        self.auth_file.as_deref()
+    }
+
+    /// The key; none where there is a login.
+    fn read(&self) -> anyhow::Result<Option<Secret>> {
+        if self.auth_file.is_some() {
+            return Ok(None);
+        }
         let secret = match (&self.api_key_env, &self.api_key_file) {
             (Some(variable), _) => from_environment(variable),
             (None, Some(path)) => from_file(path),
@@ -217,6 +229,6 @@ impl SecretSource {
                 Secret::new(&text).ok_or_else(|| "standard input held no usable key".to_owned())
             }
         };
-        secret.map_err(anyhow::Error::msg)
+        secret.map(Some).map_err(anyhow::Error::msg)
     }
 }

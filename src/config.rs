@@ -15,11 +15,11 @@ use crate::store::seal::KeySource;
 use crate::store::{Durability, Lifetimes};
 
 pub use entries::{AccountSettings, ClientKeySettings};
-pub use entries::{from_environment, from_file, parse_moment};
+pub use entries::{absolute, from_environment, from_file, parse_moment};
 pub use prices::PriceSettings;
 pub use settings::{
-    AffinitySettings, AnswerSettings, LimitSettings, PoolSettings, TlsSettings, UsageSettings, WebSettings,
-    parse_duration,
+    AffinitySettings, AnswerSettings, CodexSettings, LimitSettings, PoolSettings, TlsSettings, UsageSettings,
+    WebSettings, parse_duration,
 };
 
 /// What a gateway needs to know before it starts.
@@ -103,6 +103,8 @@ pub struct File {
     pub secret_key_file: Option<PathBuf>,
     /// The environment variable that holds it, in base64.
     pub secret_key_env: Option<String>,
+    /// Where accounts of kind `codex` have their logins renewed.
+    pub codex: CodexSettings,
     /// The accounts.
     pub account: Vec<AccountSettings>,
     /// The client keys.

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::request::codex::Unfit;
+
 /// Why a request got no answer from an upstream, or none that could be passed on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -111,6 +113,16 @@ pub enum Error {
         id: String,
         /// The field that names it; `None` for the path.
         parameter: Option<&'static str>,
+    },
+    /// The account is of a kind that cannot do what is asked.
+    #[error("account {account} cannot do this: {unfit:?}")]
+    Unfit {
+        /// Its name.
+        account: String,
+        /// What it cannot do.
+        unfit: Unfit,
+        /// The response that the request follows.
+        id: Option<String>,
     },
     /// There is no such path.
     #[error("no such path")]

@@ -8,6 +8,7 @@ pub mod answer;
 mod asking;
 mod attempt;
 pub mod client;
+mod codex;
 pub mod connection;
 pub mod explain;
 pub mod lists;
@@ -42,6 +43,7 @@ use crate::upstream::passing::Passing;
 use answer::Answer;
 pub use asking::Unfound;
 use attempt::Attempt;
+pub use codex::TurnStates;
 use connection::{Keeping, OnConnection};
 pub use models::Models;
 pub use over_socket::HttpOnly;
@@ -71,6 +73,8 @@ pub struct Gateway {
     pub unfound: Unfound,
     /// Which accounts speak HTTP only.
     pub http_only: HttpOnly,
+    /// Whose the states of turns are.
+    pub turn_states: TurnStates,
     /// Set when the gateway is told to stop.
     pub stopping: watch::Sender<bool>,
 }
@@ -217,6 +221,7 @@ async fn converse(gateway: &Arc<Gateway>, question: Question, record: &mut Recor
             without_reasoning: false,
         },
         begins: known_conversation.is_none(),
+        hides_quota: !record.shows_quota(),
         began: body_read,
         faults: 0,
         tried: Vec::new(),
@@ -234,7 +239,7 @@ async fn converse(gateway: &Arc<Gateway>, question: Question, record: &mut Recor
         Ok(done) => done,
         Err(error) => return Err(told_on_connection(error, &question, held.is_some(), record)),
     };
-    let account = attempt.account.id;
+    let account = &attempt.account;
     let (mut remember, moves) = references::to_remember(
         gateway,
         &question,
@@ -246,10 +251,13 @@ async fn converse(gateway: &Arc<Gateway>, question: Question, record: &mut Recor
     );
     remember.owed = owed;
     record.moves(moves && attempt.status.is_success());
-    let is_stored = envelope.store.unwrap_or(true);
+    let is_stored = account.kind.stores(envelope.store);
     let by_socket = attempt.socket.filter(|_| !is_stored);
     let over_http = attempt.status.is_success() && attempt.socket.is_none();
-    let keeping = setting.keeping(planned.strip).filter(|_| over_http).map(Box::new);
+    let keeping = setting
+        .keeping(account.kind, planned.strip)
+        .filter(|_| over_http)
+        .map(Box::new);
     let here = keeping
         .as_ref()
         .and(question.on.as_ref())

@@ -281,6 +281,44 @@ pub const WRONG_ADMIN_KEYS_ADDRESSES: usize = 4096;
 /// The body of a request to the admin API. They are small forms. Larger: 413.
 pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 
+/// States of turns of which is known whose they are. A client has one at a time. At it: those that are
+/// old are forgotten, and if there are none, a further one is not sent back.
+pub const TURN_STATES_MAX: usize = 4096;
+
+/// How long such a state is known: longer than a turn, in which an agent works for minutes.
+pub const TURN_STATE_TTL: Duration = Duration::from_secs(4 * 3600);
+
+/// The file that holds a ChatGPT login. Codex CLI's have some kilobytes. Longer: what is behind it is
+/// not read, so that the file counts as unreadable.
+pub const AUTH_FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// How long a gateway waits for the lock beside such a file. Whoever has it renews the login, which is
+/// bounded by [`LOGIN_RENEWAL`]. At it: there is no token now, and the next request tries again.
+pub const AUTH_FILE_LOCK: Duration = Duration::from_secs(30);
+
+/// How often, and after what pause, the file is read again when its refresh token was refused: Codex
+/// CLI takes no lock, and may just be writing what it renewed. After that, the login has ended.
+pub const AUTH_FILE_LOOKS: u32 = 5;
+
+/// See [`AUTH_FILE_LOOKS`].
+pub const AUTH_FILE_LOOK: Duration = Duration::from_millis(200);
+
+/// How long before its end an access token is renewed: as long as Codex CLI does, so that neither takes
+/// the other by surprise.
+pub const LOGIN_RENEWED_AHEAD: Duration = Duration::from_secs(300);
+
+/// How long a renewal may take. It needs a second; the requests of its account wait for it. At it:
+/// there is no token now.
+pub const LOGIN_RENEWAL: Duration = Duration::from_secs(20);
+
+/// How long after a renewal that failed the next one is tried. A place in trouble is not asked by every
+/// request; meanwhile they are told what the last one was told.
+pub const LOGIN_RENEWAL_PAUSE: Duration = Duration::from_secs(2);
+
+/// How often one attempt is sent again with another access token: once with the one that somebody else
+/// has renewed meanwhile, once with one that was renewed here. Refused again, the login has ended.
+pub const LOGIN_TRIES: u32 = 3;
+
 /// Responses and other hard references: as long as the upstream keeps them, 30 days.
 pub const RESPONSE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 

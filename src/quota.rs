@@ -95,10 +95,40 @@ impl Quota {
         }
     }
 
+    /// Reads the body of a refusal for want of a plan's quota: it does not say which window is used up,
+    /// only when there is quota again.
+    pub fn of_error(body: &[u8], now_ms: i64) -> Quota {
+        let error = serde_json::from_slice::<LimitBody>(body)
+            .ok()
+            .and_then(|body| body.error);
+        let error = error.filter(|error| error.kind.as_deref() == Some("usage_limit_reached"));
+        let resets_at_ms = error.and_then(|error| {
+            let after = error.resets_in_seconds.and_then(from_seconds);
+            let after = after.map(|after| now_ms.saturating_add(after));
+            error.resets_at.and_then(from_seconds).or(after)
+        });
+        let window = resets_at_ms.map(|resets_at_ms| Window {
+            name: "plan".to_owned(),
+            used_percent: Some(100.0),
+            limit: None,
+            remaining: None,
+            window_minutes: None,
+            resets_at_ms: Some(resets_at_ms),
+            seen_at_ms: now_ms,
+        });
+        Quota {
+            windows: window.into_iter().collect(),
+        }
+    }
+
     /// Takes over what was told later; what was not told again stays. Tells whether anything that
     /// people see has changed.
     pub fn update(&mut self, later: Quota) -> bool {
         let mut changed = false;
+        let now_ms = later.windows.first().map_or(0, |window| window.seen_at_ms);
+        // Known by its end only, it is over then.
+        self.windows
+            .retain(|window| window.name != "plan" || window.resets_at_ms.is_some_and(|at| now_ms < at));
         for window in later.windows {
             let has_room = self.windows.len() < limits::QUOTA_WINDOWS_MAX;
             match self.windows.iter_mut().find(|known| known.name == window.name) {
@@ -216,6 +246,19 @@ fn codex_window(headers: &HeaderMap, family: &str, window: &str, now_ms: i64) ->
 fn from_seconds(seconds: f64) -> Option<i64> {
     let ms = seconds * 1000.0;
     (ms.is_finite() && (0.0..9e15).contains(&ms)).then_some(ms as i64)
+}
+
+#[derive(Deserialize)]
+struct LimitBody {
+    error: Option<LimitError>,
+}
+
+#[derive(Deserialize)]
+struct LimitError {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    resets_at: Option<f64>,
+    resets_in_seconds: Option<f64>,
 }
 
 #[derive(Deserialize)]

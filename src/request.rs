@@ -4,6 +4,7 @@
 //! Moorage adds is spliced in between slices of the original bytes, so everything else arrives at
 //! the upstream as the client wrote it: white space, order, escapes, numbers of any length.
 
+pub mod codex;
 pub mod endpoint;
 pub mod event;
 mod ids;
@@ -114,6 +115,10 @@ pub struct Fill<'a> {
     pub sealed_reasoning: bool,
     /// `stream_options`, with figures at the end of a stream.
     pub usage: bool,
+    /// Members that are missing, each with its name.
+    pub members: &'a [&'static str],
+    /// Whether other edits leave none of the members that are there.
+    pub nothing_stays: bool,
 }
 
 /// Why a body was not read.
@@ -167,6 +172,7 @@ impl Envelope {
     /// where it stands.
     pub fn fill_in(&self, with: Fill<'_>) -> Vec<Splice> {
         let mut splices = Vec::new();
+        let is_first = self.is_empty || with.nothing_stays;
         let mut members = String::new();
         let mut fill = |null: &Option<Range<usize>>, name: &str, value: String| match null {
             Some(range) => splices.push(Splice {
@@ -174,7 +180,7 @@ impl Envelope {
                 with: value.into(),
             }),
             None => {
-                if !(self.is_empty && members.is_empty()) {
+                if !(is_first && members.is_empty()) {
                     members.push(',');
                 }
                 members.push_str(&format!("\"{name}\":{value}"));
@@ -190,6 +196,12 @@ impl Envelope {
         }
         if with.usage && self.stream && self.stream_options == StreamOptions::Absent {
             fill(&None, "stream_options", r#"{"include_usage":true}"#.to_owned());
+        }
+        for member in with.members {
+            if !(is_first && members.is_empty()) {
+                members.push(',');
+            }
+            members.push_str(member);
         }
         if !members.is_empty() {
             splices.push(Splice {

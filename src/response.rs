@@ -3,7 +3,9 @@
 pub mod chat;
 pub mod document;
 pub mod events;
+pub mod gather;
 pub mod refusal;
+pub mod wording;
 
 use std::borrow::Cow;
 

@@ -1,4 +1,8 @@
-//! What names and addresses of accounts may be, wherever they come from.
+//! What names, addresses and credentials of accounts may be, wherever they come from.
+
+use std::path::Path;
+
+use super::Kind;
 
 /// The state domain of an account that shares with none. Names cannot hold the slash, so it is no
 /// domain that somebody gave.
@@ -20,11 +24,31 @@ pub fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// The base URL of an account, without a slash at its end.
+/// Only accounts of kind `codex` have a file with a login, and they have nothing else.
 ///
 /// # Errors
-/// If it is no http(s) URL, or holds credentials or a query.
-pub fn check_base_url(url: &str) -> Result<String, String> {
+/// If an account has the credential of another kind.
+pub fn check_credential(kind: Kind, has_key: bool, auth_file: Option<&Path>) -> Result<(), String> {
+    match (kind, has_key, auth_file) {
+        (Kind::OpenAi, true, None) | (Kind::Codex, false, Some(_)) => Ok(()),
+        (Kind::OpenAi, _, Some(_)) => Err("only an account of kind codex has an auth_file".to_owned()),
+        (Kind::OpenAi, false, None) => Err("an account of kind openai has an api_key".to_owned()),
+        (Kind::Codex, ..) => Err(
+            "an account of kind codex has the login that 'codex login' keeps, and no key: give its auth_file, \
+             mostly ~/.codex/auth.json"
+                .to_owned(),
+        ),
+    }
+}
+
+/// The base URL of an account, without a slash at its end. Some kinds have a usual one.
+///
+/// # Errors
+/// If it is no http(s) URL, or holds credentials or a query, or is missing.
+pub fn check_base_url(kind: Kind, base_url: Option<&str>) -> Result<String, String> {
+    let Some(url) = base_url.or(kind.usual_base_url()) else {
+        return Err("give a base_url, for example https://api.openai.com/v1".to_owned());
+    };
     let uri: http::Uri = url.parse().map_err(|_| format!("base_url '{url}' is no URL"))?;
     let scheme = uri.scheme_str().unwrap_or_default();
     if !matches!(scheme, "http" | "https") || uri.host().is_none_or(str::is_empty) {

@@ -2,12 +2,13 @@
 
 use clap::{Args, Subcommand};
 
-use crate::account::{Kind, Switch, check_base_url, check_name, own_domain};
+use crate::account::{Kind, Switch, check_base_url, check_credential, check_name, own_domain};
 use crate::clock::now_ms;
-use crate::config::Config;
+use crate::config::{Config, absolute};
 use crate::store::accounts::{self, Change, NewAccount};
 use crate::store::seal::Seal;
 use crate::store::{self};
+use crate::upstream::auth_file;
 
 use super::history::{self, print};
 use super::{SecretSource, tell_taken_over};
@@ -58,12 +59,13 @@ pub(super) enum AccountCommand {
 pub(super) struct AddArgs {
     /// A name of your choice
     name: String,
-    /// What its upstream is
+    /// What its upstream is: openai for any server that speaks the Responses API, codex for your own
+    /// ChatGPT login
     #[arg(long, default_value = "openai")]
     kind: Kind,
     /// Where its upstream is, for example https://api.openai.com/v1
     #[arg(long)]
-    base_url: String,
+    base_url: Option<String>,
     #[command(flatten)]
     secret: SecretSource,
     /// Accounts of one domain share server-side state, as the keys of one project do
@@ -107,22 +109,34 @@ pub(super) fn run(command: AccountCommand, config: &Config) -> anyhow::Result<()
 
 fn add(args: AddArgs, config: &Config) -> anyhow::Result<()> {
     check_name(&args.name).map_err(anyhow::Error::msg)?;
+    let secret = args.secret.read()?;
+    let auth_file = args.secret.auth_file().map(absolute).transpose();
+    let auth_file = auth_file.map_err(anyhow::Error::msg)?;
+    check_credential(args.kind, secret.is_some(), auth_file.as_deref()).map_err(anyhow::Error::msg)?;
     let account = NewAccount {
         kind: args.kind,
-        base_url: check_base_url(&args.base_url).map_err(anyhow::Error::msg)?,
+        base_url: check_base_url(args.kind, args.base_url.as_deref()).map_err(anyhow::Error::msg)?,
         state_domain: args.state_domain.unwrap_or_else(|| own_domain(&args.name)),
         weight: args.weight,
         priority: args.priority,
         max_concurrent: args.max_concurrent,
-        auth_file: None,
+        auth_file,
         name: args.name,
     };
-    let secret = args.secret.read()?;
+    let login = account.auth_file.as_deref().map(auth_file::read).transpose()?;
     let connection = store::open_writable(&config.database, config.file.durability)?;
     let seal = Seal::open(&config.seal_key())?;
-    let change = accounts::add(&connection, &seal, &account, Some(&secret), now_ms())?;
+    let change = accounts::add(&connection, &seal, &account, secret.as_ref(), now_ms())?;
     changed(config, &account.name, change, "added")?;
-    println!("Its key is sealed in {}.", config.database.display());
+    match (login, &account.auth_file) {
+        (Some(login), Some(path)) => println!(
+            "It is the ChatGPT login in {} (plan: {}). The login stays there, and is renewed there.\n\
+             It is yours, for your own use: its provider's terms apply to what you do with it here.",
+            path.display(),
+            login.plan.as_deref().unwrap_or("unknown")
+        ),
+        _ => println!("Its key is sealed in {}.", config.database.display()),
+    }
     Ok(())
 }
 
@@ -157,6 +171,13 @@ fn show(name: &str, config: &Config) -> anyhow::Result<()> {
         ("name", account.name.clone()),
         ("kind", account.kind.as_str().to_owned()),
         ("base_url", account.base_url.clone()),
+        (
+            "auth_file",
+            account
+                .auth_file
+                .as_ref()
+                .map_or("-".to_owned(), |path| path.display().to_string()),
+        ),
         ("state_domain", account.state_domain.clone()),
         ("weight", account.weight.to_string()),
         ("priority", account.priority.to_string()),

@@ -7,12 +7,14 @@ use std::time::Duration;
 use clap::Args;
 use http::{HeaderMap, Method, StatusCode, header};
 
-use crate::account::Account;
+use crate::account::{Account, Credential, Kind};
 use crate::clock::now_ms;
 use crate::config::{Config, Places};
+use crate::exchange::models::CODEX_VERSION;
 use crate::store::accounts::{self, StoredAccount};
 use crate::store::seal::{KeySource, Seal};
 use crate::store::{self, Connection, client_keys, history};
+use crate::upstream::auth_file::{self, Unusable};
 use crate::upstream::http::{Outgoing, OutgoingBody, SendError, Upstream};
 
 #[derive(Debug, Args)]
@@ -53,7 +55,11 @@ pub(super) fn run(args: &DoctorArgs, places: Places) -> anyhow::Result<ExitCode>
                 let unlocked = look_at_accounts(&mut findings, &config, &connection)?;
                 look_at_keys(&mut findings, &connection)?;
                 if args.online {
-                    super::block_on(ask_upstreams(&mut findings, unlocked))?;
+                    super::block_on(ask_upstreams(
+                        &mut findings,
+                        unlocked,
+                        &config.file.codex.token_url,
+                    ))?;
                 }
             }
         }
@@ -285,15 +291,21 @@ fn look_at_accounts(
         }
     };
     let mut unlocked = Vec::new();
-    for account in &stored {
-        match unlock(account, &seal, config) {
-            Ok(account) => unlocked.extend(account),
+    for stored in &stored {
+        match unlock(stored, &seal, config) {
+            Ok(account) => {
+                if let Some(Credential::AuthFile(path)) = account.as_ref().map(|account| &account.credential)
+                {
+                    look_at_login(findings, &stored.account.name, path);
+                }
+                unlocked.extend(account);
+            }
             Err(error) => findings.wrong(
                 "account",
                 &error.to_string(),
                 &format!(
                     "give it its key again: moorage account add {} …",
-                    account.account.name
+                    stored.account.name
                 ),
             ),
         }
@@ -336,17 +348,69 @@ fn look_at_keys(findings: &mut Findings, connection: &Connection) -> anyhow::Res
     Ok(())
 }
 
+/// The file of a login, and how long its token is good. That it ends is no trouble: it is renewed.
+fn look_at_login(findings: &mut Findings, name: &str, path: &Path) {
+    let login = match auth_file::read(path) {
+        Ok(login) => login,
+        Err(unusable) => {
+            let to_do = match &unusable {
+                Unusable::Open(_) => format!("chmod 600 {}", path.display()),
+                Unusable::Missing(_) | Unusable::NoLogin(_) => log_in_again(name),
+                Unusable::Unreadable(..) => {
+                    "look at who owns it; if it stays so, log in again: codex login".to_owned()
+                }
+            };
+            return findings.wrong("login", &format!("{name}: {unusable}"), &to_do);
+        }
+    };
+    if login.refresh_token.is_none() {
+        let found = format!("{name}: {} holds no refresh token", path.display());
+        return findings.wrong("login", &found, &log_in_again(name));
+    }
+    let until = login
+        .expires_at_ms
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    let until = until.map_or("its end".to_owned(), |until| until.to_string());
+    let plan = login.plan.as_deref().unwrap_or("unknown");
+    let found = format!(
+        "{name}: {} (plan: {plan}), renewed before {until}",
+        path.display()
+    );
+    match auth_file::check_renewable(path) {
+        Ok(()) => findings.fine("login", &found),
+        Err(error) => findings.wrong(
+            "login",
+            &format!(
+                "{name}: a renewed login could not be written beside {}: {error}",
+                path.display()
+            ),
+            "let the user who runs the gateway write into that folder",
+        ),
+    }
+}
+
+fn log_in_again(name: &str) -> String {
+    format!("codex login, then: moorage account enable {name}")
+}
+
 /// How far a clock may be off.
 const CLOCK_SKEW_MS: i64 = 60_000;
 
-async fn ask_upstreams(findings: &mut Findings, accounts: Vec<Account>) -> anyhow::Result<()> {
+async fn ask_upstreams(
+    findings: &mut Findings,
+    accounts: Vec<Account>,
+    token_url: &str,
+) -> anyhow::Result<()> {
     let patience = Duration::from_secs(20);
-    let upstream =
-        Upstream::new(patience, patience, crate::limits::SOCKET_PING).map_err(anyhow::Error::from_boxed)?;
+    let ping = crate::limits::SOCKET_PING;
+    let upstream = Upstream::new(patience, patience, ping, token_url).map_err(anyhow::Error::from_boxed)?;
     for account in accounts {
         let models = Outgoing {
             method: Method::GET,
-            path_and_query: "/models".to_owned(),
+            path_and_query: match account.kind {
+                Kind::OpenAi => "/models".to_owned(),
+                Kind::Codex => format!("/models?client_version={CODEX_VERSION}"),
+            },
             headers: HeaderMap::new(),
             body: OutgoingBody::Pieces(Vec::new()),
         };
@@ -355,6 +419,19 @@ async fn ask_upstreams(findings: &mut Findings, accounts: Vec<Account>) -> anyho
             Ok(answer) => answer,
             Err(SendError::NotSent(reason) | SendError::Unanswered(reason)) => {
                 let to_do = "look at the address, the network, and whether a proxy is needed";
+                findings.wrong("online", &format!("{what}: {reason}"), to_do);
+                continue;
+            }
+            Err(SendError::LoginEnded(code)) => {
+                findings.wrong(
+                    "online",
+                    &format!("{what}: its login has ended ({code})"),
+                    &log_in_again(&account.name),
+                );
+                continue;
+            }
+            Err(SendError::NoLogin(reason)) => {
+                let to_do = "look at its auth_file and the network, and try again later";
                 findings.wrong("online", &format!("{what}: {reason}"), to_do);
                 continue;
             }
@@ -370,6 +447,11 @@ async fn ask_upstreams(findings: &mut Findings, accounts: Vec<Account>) -> anyho
         look_at_skew(findings, &what, &answer.headers);
         match answer.status {
             status if status.is_success() => findings.fine("online", &what),
+            StatusCode::UNAUTHORIZED if account.kind == Kind::Codex => findings.wrong(
+                "online",
+                &format!("{what}: its login is refused"),
+                &log_in_again(&account.name),
+            ),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => findings.wrong(
                 "online",
                 &format!("{what}: its credential is refused ({})", answer.status),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::ConfigError;
-use crate::account::{Kind, Secret, check_base_url, check_name, own_domain};
+use crate::account::{Kind, Secret, check_base_url, check_credential, check_name, own_domain};
 use crate::store::accounts::NewAccount;
 use crate::store::client_keys::KeyBounds;
 
@@ -16,7 +16,8 @@ pub struct AccountSettings {
     pub(super) name: String,
     #[serde(default = "default_kind")]
     kind: Kind,
-    base_url: String,
+    base_url: Option<String>,
+    auth_file: Option<PathBuf>,
     api_key_env: Option<String>,
     api_key_file: Option<PathBuf>,
     /// Only there to be refused with a better word than "unknown".
@@ -85,14 +86,24 @@ impl AccountSettings {
     /// The account as the database keeps it, without its secret.
     pub fn checked(&self) -> Result<NewAccount, String> {
         check_name(&self.name)?;
+        let wrong = |message: String| format!("account '{}': {message}", self.name);
         if self.weight == 0 {
-            return Err(format!("account '{}': weight must be at least 1", self.name));
+            return Err(wrong("weight must be at least 1".to_owned()));
+        }
+        let has_key = self.api_key_env.is_some() || self.api_key_file.is_some();
+        let auth_file = self
+            .auth_file
+            .as_deref()
+            .map(absolute)
+            .transpose()
+            .map_err(wrong)?;
+        if self.kind == Kind::Codex || auth_file.is_some() {
+            check_credential(self.kind, has_key, auth_file.as_deref()).map_err(wrong)?;
         }
         Ok(NewAccount {
             name: self.name.clone(),
             kind: self.kind,
-            base_url: check_base_url(&self.base_url)
-                .map_err(|message| format!("account '{}': {message}", self.name))?,
+            base_url: check_base_url(self.kind, self.base_url.as_deref()).map_err(wrong)?,
             state_domain: self
                 .state_domain
                 .clone()
@@ -100,16 +111,17 @@ impl AccountSettings {
             weight: self.weight,
             priority: self.priority,
             max_concurrent: self.max_concurrent.filter(|most| *most > 0),
-            auth_file: None,
+            auth_file,
         })
     }
 
-    /// The credential, from where the file says.
+    /// The credential, from where the file says; none for a login, which stays in a file of its own.
     ///
     /// # Errors
     /// If it is not there.
     pub fn secret(&self) -> Result<Option<Secret>, ConfigError> {
         let secret = match (&self.api_key_env, &self.api_key_file) {
+            (None, None) if self.kind == Kind::Codex => return Ok(None),
             (Some(variable), None) => from_environment(variable),
             (None, Some(path)) => from_file(path),
             _ => Err("give api_key_env or api_key_file, one of them".to_owned()),
@@ -171,6 +183,18 @@ impl ClientKeySettings {
                 message,
             })
     }
+}
+
+/// A path that means the same to every process, wherever it was started.
+///
+/// # Errors
+/// If there is no folder that it could be relative to.
+pub fn absolute(path: &Path) -> Result<PathBuf, String> {
+    let path = match (path.strip_prefix("~"), std::env::home_dir()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path.to_owned(),
+    };
+    std::path::absolute(&path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// A secret from an environment variable.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::limits;
 use crate::pool::Rotation;
+use crate::upstream::login::TOKEN_URL;
 
 /// How conversations are kept together.
 #[derive(Debug, Clone, Deserialize)]
@@ -138,6 +139,22 @@ impl Default for LimitSettings {
             shutdown_grace: limits::SHUTDOWN_GRACE,
             connections: limits::CONNECTIONS_MAX,
             request_head: limits::REQUEST_HEAD,
+        }
+    }
+}
+
+/// Where accounts of kind `codex` have their logins renewed.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CodexSettings {
+    /// The place of renewal.
+    pub token_url: String,
+}
+
+impl Default for CodexSettings {
+    fn default() -> Self {
+        CodexSettings {
+            token_url: TOKEN_URL.to_owned(),
         }
     }
 }

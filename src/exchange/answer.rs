@@ -20,7 +20,7 @@ use crate::response::{Facts, Outcome};
 use crate::store::{StoreError, Work};
 use crate::upstream::headers;
 
-use super::attempt::{Attempt, Reader, Step};
+use super::attempt::{Attempt, Reader, Step, note_quota};
 use super::connection::Keeping;
 use super::record::Record;
 use super::references::ToRemember;
@@ -199,6 +199,11 @@ impl AnswerBody {
         let begin = Instant::now();
         self.note_times();
         let outcome = self.reader.outcome().filter(|_| !self.is_final);
+        note_quota(
+            &self.gateway,
+            self.account,
+            std::mem::take(&mut self.reader.quota),
+        );
         let changed = self.note_account(outcome);
         let remember = self.remember.take_new(&self.reader.facts);
         let mut work = match outcome {

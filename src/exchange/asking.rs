@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::future::join_all;
 use http::{HeaderMap, Method};
 
-use crate::account::{Account, AccountId, Usability};
+use crate::account::{Account, AccountId, Kind, Usability};
 use crate::affinity::{AccountView, ConversationId, Owner, Reference, ReferenceKind};
 use crate::clock::now_ms;
 use crate::error::Error;
@@ -149,7 +149,8 @@ fn one_of_each_domain(accounts: &[AccountView]) -> Vec<Arc<Account>> {
     let mut asked: Vec<Arc<Account>> = Vec::new();
     let usable = accounts
         .iter()
-        .filter(|account| account.usability != Usability::Never);
+        // A ChatGPT login keeps nothing that could be asked for.
+        .filter(|view| view.usability != Usability::Never && view.account.kind != Kind::Codex);
     for AccountView { account, .. } in usable {
         let known = asked
             .iter()

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, StatusCode};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
-use crate::account::{Account, Signal};
+use crate::account::{Account, AccountId, Kind, Signal};
 use crate::affinity::ConnectionId;
 use crate::clock::now_ms;
 use crate::error::Error;
@@ -18,8 +18,9 @@ use crate::quota::Quota;
 use crate::response::chat;
 use crate::response::document::Scanner;
 use crate::response::events::{self, Meaning, Splitter};
+use crate::response::gather::Gathering;
 use crate::response::refusal::Refusal;
-use crate::response::{Facts, Outcome};
+use crate::response::{Facts, Outcome, wording};
 use crate::retry::Failure;
 use crate::store::Work;
 use crate::upstream::http::{Incoming, IncomingBody, SendError};
@@ -106,13 +107,7 @@ pub(super) async fn send(
         headers,
         body,
     } = incoming;
-    let quota = Quota::of_headers(&headers, now_ms());
-    if let Some(changed) = gateway.pool.note_quota(account.id, quota, now_ms()) {
-        gateway.store.write_later(Work {
-            standing: Some(standing_row(changed)),
-            ..Work::default()
-        });
-    }
+    note_quota(gateway, account.id, Quota::of_headers(&headers, now_ms()));
     let idle = gateway.settings.upstream_idle;
     let reader = Reader::new(body, &headers, status, reads, idle);
     let attempt = Attempt {
@@ -126,9 +121,34 @@ pub(super) async fn send(
         socket,
     };
     if !status.is_success() {
-        return Err(refused(attempt).await);
+        return Err(Box::pin(refused(gateway, attempt)).await);
     }
-    hold_back(attempt, reads.is_stream() && movable).await
+    // The backend of ChatGPT logins streams to everybody.
+    let streams_unasked =
+        attempt.account.kind == Kind::Codex && attempt.reader.is_events() && !reads.is_stream();
+    let id = attempt.account.id;
+    let mut sent = match streams_unasked {
+        true => Box::pin(gather(attempt)).await,
+        false => hold_back(attempt, reads.is_stream() && movable).await,
+    };
+    let told = match &mut sent {
+        Ok(attempt) => Some(attempt),
+        Err(failed) => failed.attempt.as_mut().ok(),
+    };
+    if let Some(attempt) = told {
+        note_quota(gateway, id, std::mem::take(&mut attempt.reader.quota));
+    }
+    sent
+}
+
+/// Tells the pool what an upstream said about its quota.
+pub(super) fn note_quota(gateway: &Gateway, account: AccountId, quota: Quota) {
+    if let Some(changed) = gateway.pool.note_quota(account, quota, now_ms()) {
+        gateway.store.write_later(Work {
+            standing: Some(standing_row(changed)),
+            ..Work::default()
+        });
+    }
 }
 
 fn not_answered(account: Arc<Account>, error: SendError) -> Failed {
@@ -149,6 +169,14 @@ fn not_answered(account: Arc<Account>, error: SendError) -> Failed {
             },
         ),
         SendError::Timeout => (Failure::Timeout, Error::Timeout { account: name }),
+        SendError::NoLogin(reason) => (
+            Failure::NotSent,
+            Error::Unreachable {
+                account: name,
+                reason,
+            },
+        ),
+        SendError::LoginEnded(code) => return login_ended(account, code),
     };
     Failed {
         account,
@@ -160,13 +188,32 @@ fn not_answered(account: Arc<Account>, error: SendError) -> Failed {
     }
 }
 
+/// A login that a person must renew: as an upstream that refuses the credential.
+fn login_ended(account: Arc<Account>, code: String) -> Failed {
+    let error = Error::Unavailable {
+        account: Some(account.name.clone()),
+        reason: format!("its login has ended: {code}"),
+    };
+    Failed {
+        account,
+        failure: Failure::Refused {
+            status: StatusCode::UNAUTHORIZED.as_u16(),
+            about_account: true,
+        },
+        signal: Some(Signal::CredentialRefused { code: code.clone() }),
+        code: Some(code),
+        seal_is_unreadable: false,
+        attempt: Err(Box::new(error)),
+    }
+}
+
 fn unasked_encoding(headers: &HeaderMap) -> Option<String> {
     let encoding = headers.get(CONTENT_ENCODING)?.to_str().unwrap_or("unreadable");
     (encoding != "identity").then(|| encoding.to_owned())
 }
 
 /// An answer with an error status: its body is read, as far as it is needed to decide.
-async fn refused(mut attempt: Attempt) -> Failed {
+async fn refused(gateway: &Gateway, mut attempt: Attempt) -> Failed {
     let mut body = Vec::new();
     while body.len() < limits::ERROR_BODY_BYTES_MAX && attempt.ended.is_none() {
         match attempt.reader.step().await {
@@ -178,7 +225,64 @@ async fn refused(mut attempt: Attempt) -> Failed {
         }
     }
     let refusal = Refusal::of_answer(attempt.status, &attempt.headers, &body, now_ms());
+    if attempt.account.kind == Kind::Codex {
+        note_quota(gateway, attempt.account.id, Quota::of_error(&body, now_ms()));
+        if let Some(words) = wording::reworded(attempt.status, refusal.code.as_deref(), &body) {
+            attempt.becomes(words);
+        }
+    }
     failed(attempt, refusal)
+}
+
+/// Reads a stream to its end, for a client that asked for none. Nothing of it reaches the client
+/// before: a failure is told with the status that it would have had without a stream.
+async fn gather(mut attempt: Attempt) -> Result<Attempt, Failed> {
+    let mut gathering = Gathering::default();
+    while attempt.reader.facts.outcome.is_none() {
+        let cut = |reason: &str| SendError::Unanswered(reason.to_owned());
+        let error = match attempt.reader.step().await {
+            Step::Bytes(whole) => {
+                let mut events = events::events(&whole);
+                match events.try_for_each(|event| gathering.add(&event)) {
+                    Ok(()) => continue,
+                    Err(_) => cut("the answer is larger than the limit"),
+                }
+            }
+            Step::End => cut("the stream ended before the response was complete"),
+            Step::Cut(reason) => cut(&reason),
+            Step::Idle => SendError::Timeout,
+        };
+        return Err(not_answered(attempt.account, error));
+    }
+    let document = match attempt.reader.facts.outcome {
+        Some(Outcome::Failed) => None,
+        _ => gathering.document(),
+    };
+    if let Some(document) = document {
+        attempt.becomes(document);
+        return Ok(attempt);
+    }
+    let refusal = Refusal::of_event(&attempt.reader.facts);
+    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    attempt.status = status;
+    attempt.becomes(wording::of_event(status.as_u16(), &attempt.reader.facts));
+    match attempt.reader.output_began {
+        // It has run, and been paid for.
+        true => Ok(attempt),
+        false => Err(failed(attempt, refusal)),
+    }
+}
+
+impl Attempt {
+    /// Makes this document, which is not the upstream's own bytes, the whole of the answer.
+    fn becomes(&mut self, document: Bytes) {
+        self.headers.remove(CONTENT_LENGTH);
+        self.headers
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.reader.form = Form::Made;
+        self.held = vec![document];
+        self.ended = Some(Step::End);
+    }
 }
 
 fn failed(mut attempt: Attempt, refusal: Refusal) -> Failed {
@@ -255,6 +359,8 @@ pub enum Reads {
     Response {
         /// Whether it is asked for as a stream.
         stream: bool,
+        /// Whether the client does not see what is left of the account's quota.
+        hides_quota: bool,
     },
     /// A chat completion.
     Chat {
@@ -273,7 +379,7 @@ impl Reads {
     fn is_stream(self) -> bool {
         matches!(
             self,
-            Reads::Response { stream: true } | Reads::Chat { stream: true, .. }
+            Reads::Response { stream: true, .. } | Reads::Chat { stream: true, .. }
         )
     }
 }
@@ -291,6 +397,8 @@ pub struct Reader {
     deadline: Instant,
     /// What the answer has told so far.
     pub facts: Facts,
+    /// What it has told of the account's quota, for whoever takes it from here.
+    pub quota: Quota,
     /// Whether the first output has come.
     pub output_began: bool,
     /// A document that has ended.
@@ -312,6 +420,8 @@ enum Form {
     Unnamed {
         stream: bool,
     },
+    /// Put together here from what was read: it is there whole, and nothing follows.
+    Made,
 }
 
 impl Form {
@@ -363,6 +473,7 @@ impl Reader {
             idle,
             deadline: Instant::now() + idle,
             facts: Facts::default(),
+            quota: Quota::default(),
             output_began: false,
             complete: false,
             finished: false,
@@ -377,11 +488,17 @@ impl Reader {
 
     /// How many bytes are still to come, where that was announced.
     pub fn announced_bytes(&self) -> Option<u64> {
-        self.body.announced_bytes()
+        match self.form {
+            Form::Made => Some(0),
+            _ => self.body.announced_bytes(),
+        }
     }
 
     /// Reads the next piece. Can be dropped while it waits, without loss.
     pub async fn step(&mut self) -> Step {
+        if matches!(self.form, Form::Made) {
+            return Step::End;
+        }
         let next = tokio::time::timeout_at(self.deadline, self.body.next()).await;
         self.deadline = match &next {
             // Asked again, it is as silent as before: whoever waits in steps waits no longer for it.
@@ -401,7 +518,7 @@ impl Reader {
         match &mut self.form {
             Form::Events(splitter) => splitter.rest(),
             Form::Document(scanner) => scanner.rest(),
-            Form::Opaque | Form::Unnamed { .. } => Bytes::new(),
+            Form::Opaque | Form::Unnamed { .. } | Form::Made => Bytes::new(),
         }
     }
 
@@ -420,7 +537,7 @@ impl Reader {
             self.form = form;
         }
         match &mut self.form {
-            Form::Opaque | Form::Unnamed { .. } => Step::Bytes(bytes),
+            Form::Opaque | Form::Unnamed { .. } | Form::Made => Step::Bytes(bytes),
             Form::Document(scanner) => {
                 let passed = scanner.push(bytes, &mut self.facts);
                 self.output_began |= !passed.bytes.is_empty();
@@ -431,11 +548,14 @@ impl Reader {
                 Err(events::EventTooLarge) => Step::Cut("an event is larger than the limit".to_owned()),
                 Ok(whole) if self.is_chat() => Step::Bytes(self.read_chunks(whole)),
                 Ok(whole) => {
-                    self.read_events(&whole);
+                    let tells_quota = self.read_events(&whole);
                     if !whole.is_empty() {
                         self.last_events = whole.clone();
                     }
-                    Step::Bytes(whole)
+                    Step::Bytes(match tells_quota && self.hides_quota() {
+                        true => events::without_quota(whole),
+                        false => whole,
+                    })
                 }
             },
         }
@@ -452,7 +572,7 @@ impl Reader {
             (_, Reads::Object | Reads::Nothing) => true,
             // What ended its text has said all that counts.
             (Form::Events(_), Reads::Chat { .. }) => self.finished,
-            (form, _) => matches!(form, Form::Opaque | Form::Unnamed { .. }),
+            (form, _) => matches!(form, Form::Opaque | Form::Unnamed { .. } | Form::Made),
         }
     }
 
@@ -470,14 +590,32 @@ impl Reader {
         read.bytes
     }
 
-    fn read_events(&mut self, whole: &[u8]) {
+    /// Reads events, and tells whether one of them is about the account's quota.
+    fn read_events(&mut self, whole: &[u8]) -> bool {
+        let mut tells_quota = false;
         for event in events::events(whole) {
             let meaning = event.meaning();
             self.output_began |= matches!(meaning, Meaning::Output | Meaning::Item);
-            if meaning != Meaning::Output {
-                event.read_into(meaning, &mut self.facts);
+            match meaning {
+                Meaning::Output => {}
+                Meaning::Quota => {
+                    tells_quota = true;
+                    self.quota.update(Quota::of_event(event.data(), now_ms()));
+                }
+                _ => event.read_into(meaning, &mut self.facts),
             }
         }
+        tells_quota
+    }
+
+    fn hides_quota(&self) -> bool {
+        matches!(
+            self.reads,
+            Reads::Response {
+                hides_quota: true,
+                ..
+            }
+        )
     }
 
     /// The `sequence_number` of the last event that passed.
@@ -493,6 +631,7 @@ impl Reader {
         let all_came = self.announced_bytes() == Some(0);
         match self.form {
             Form::Events(_) => self.facts.outcome,
+            Form::Made => Some(self.facts.outcome.unwrap_or(self.at_end)),
             Form::Document(_) if self.complete => Some(self.facts.outcome.unwrap_or(Outcome::Completed)),
             Form::Document(_) => all_came.then_some(Outcome::UpstreamCut),
             Form::Opaque | Form::Unnamed { .. } => all_came.then_some(self.at_end),

@@ -13,7 +13,7 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::account::{Account, Usability};
+use crate::account::{Account, Kind, Usability};
 use crate::affinity::{Reference, ReferenceKind};
 use crate::clock::now_ms;
 use crate::error::Error;
@@ -117,7 +117,8 @@ fn sources(gateway: &Gateway) -> Vec<Source> {
         let known = sources
             .iter()
             .any(|source| source.account.state_domain == *domain);
-        if known || view.usability == Usability::Never {
+        let lists = view.account.kind != Kind::Codex;
+        if known || !lists || view.usability == Usability::Never {
             continue;
         }
         sources.push(Source {

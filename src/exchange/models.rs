@@ -13,7 +13,7 @@ use http::{HeaderMap, Method};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::account::{Account, AccountId, Usability};
+use crate::account::{Account, AccountId, Kind, Usability};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::limits;
@@ -182,20 +182,24 @@ fn serving(gateway: &Gateway) -> Vec<Arc<Account>> {
 
 /// Fetches the list of one account. What is known stays if it does not answer.
 async fn fetch(gateway: &Gateway, account: &Account, version: Option<&str>) -> Result<(), Error> {
-    let query = version.map_or(String::new(), |version| format!("?client_version={version}"));
+    // The backend of ChatGPT logins lists them for versions of Codex CLI only.
+    let asked = version.or((account.kind == Kind::Codex).then_some(CODEX_VERSION));
+    let query = asked.map_or(String::new(), |version| format!("?client_version={version}"));
     let path = format!("/models{query}");
     let body = fetched(gateway, account, path, limits::ASKING).await?;
     let entries: Entries<'_> = serde_json::from_slice(&body).unwrap_or_default();
-    let entries = match version {
+    let entries = match asked {
         Some(_) => entries.models,
         None => entries.data,
     };
     let model = |entry: &RawValue| {
         let named: Named = serde_json::from_str(entry.get()).ok()?;
-        Some(Model {
-            id: named.id.or(named.slug)?,
-            entry: entry.to_owned(),
-        })
+        let id = named.id.or(named.slug)?;
+        let entry = match asked == version {
+            true => entry.to_owned(),
+            false => openai_entry(&id)?,
+        };
+        Some(Model { id, entry })
     };
     let list = List {
         models: entries.into_iter().filter_map(model).collect(),
@@ -203,6 +207,15 @@ async fn fetch(gateway: &Gateway, account: &Account, version: Option<&str>) -> R
     };
     gateway.models.put(account.id, version, list);
     Ok(())
+}
+
+/// The version of Codex CLI whose list of models is asked for where the client names none.
+pub const CODEX_VERSION: &str = "0.169.0";
+
+/// A model of a ChatGPT login, in the shape of OpenAI's list.
+fn openai_entry(id: &str) -> Option<Box<RawValue>> {
+    let entry = serde_json::json!({ "id": id, "object": "model", "created": 0, "owned_by": "openai" });
+    RawValue::from_string(entry.to_string()).ok()
 }
 
 /// A small document of an account, read whole.

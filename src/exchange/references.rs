@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use crate::account::AccountId;
+use crate::account::{Account, AccountId, Kind};
 use crate::affinity::{
     ConnectionId, ConversationId, Decision, Found, Owner, Plan, Reference, ReferenceKind, Strength,
 };
@@ -234,9 +234,9 @@ enum Keeps {
 }
 
 impl Keeps {
-    fn of(question: &Question, envelope: &Envelope) -> Keeps {
+    fn of(question: &Question, envelope: &Envelope, kind: Kind) -> Keeps {
         match question.endpoint.role {
-            Role::Generate(Api::Responses | Api::Compact) => match envelope.store.unwrap_or(true) {
+            Role::Generate(Api::Responses | Api::Compact) => match kind.stores(envelope.store) {
                 true => Keeps::All,
                 false => Keeps::Response,
             },
@@ -257,7 +257,7 @@ pub(super) fn to_remember(
     envelope: &Envelope,
     located: &Located,
     plan: &Plan,
-    account: AccountId,
+    account: &Account,
     conversation: ConversationId,
 ) -> (ToRemember, bool) {
     let now = now_ms();
@@ -267,7 +267,7 @@ pub(super) fn to_remember(
         object_ttl: gateway.settings.object_ttl,
         detour_ms: millis(gateway.settings.detour_max),
         plan,
-        account,
+        account: account.id,
         conversation,
     };
     let mut remember: Vec<Remember> = Vec::new();
@@ -299,10 +299,10 @@ pub(super) fn to_remember(
     let deletes = path.filter(|_| question.endpoint.role == Role::Delete);
     let remember = ToRemember {
         scope: question.scope.clone(),
-        account,
+        account: account.id,
         conversation,
         expires_at_ms: expiry(now, lifetime),
-        keeps: Keeps::of(question, envelope),
+        keeps: Keeps::of(question, envelope, account.kind),
         soft: remember,
         follows: followed(&located.found),
         deletes: deletes.map(|found| found.reference.digest),

@@ -33,6 +33,8 @@ pub(super) struct Turn<'a> {
     pub(super) terms: Terms,
     /// Whether a new conversation begins.
     pub(super) begins: bool,
+    /// Whether who asks may not see what the upstream says about its quota.
+    pub(super) hides_quota: bool,
     pub(super) began: Instant,
     /// Attempts that failed by a fault of transport or server.
     pub(super) faults: u32,
@@ -68,7 +70,11 @@ impl Turn<'_> {
                 speaks_websocket: !self.gateway.http_only.holds(lease.account()),
                 ..setting
             };
-            let way = setting.way(lease.account(), planned.strip);
+            let mut way = setting.way(lease.account(), planned.strip)?;
+            let scope = &self.question.scope;
+            let turn_states = &self.gateway.turn_states;
+            let account = lease.account().id;
+            way.change_headers(&|headers| turn_states.keep_own(headers, scope, account));
             record.add_overhead(
                 self.began.elapsed().saturating_sub(self.waited),
                 self.last.is_none(),
@@ -78,6 +84,7 @@ impl Turn<'_> {
             match sent {
                 Ok(attempt) => {
                     self.gateway.pool.answered(attempt.account.id);
+                    turn_states.note(&attempt.headers, scope, attempt.account.id);
                     return Ok((attempt, planned));
                 }
                 Err(failed) => {
@@ -92,7 +99,7 @@ impl Turn<'_> {
     /// Decides. A hard reference that nobody knows is asked for first.
     pub(super) async fn plan(&mut self, record: &mut Record) -> Result<Plan, Error> {
         loop {
-            let accounts = self.gateway.view(self.envelope.model.as_deref());
+            let accounts = self.gateway.view_for(self.question, self.envelope);
             let found = &self.located.found;
             let plan = affinity::plan(found, &accounts, self.terms);
             record.planned(&plan, affinity::short(&plan, found, &accounts));
@@ -126,10 +133,14 @@ impl Turn<'_> {
                 stream,
                 hides_usage: self.envelope.lacks_usage(),
             },
-            Role::Generate(_) => Reads::Response { stream },
+            Role::Generate(_) => Reads::Response {
+                stream,
+                hides_quota: self.hides_quota,
+            },
             Role::Create => Reads::Object,
             _ if self.question.is_retrieval() => Reads::Response {
                 stream: self.question.asks_for_stream(),
+                hides_quota: self.hides_quota,
             },
             Role::Other if self.question.method == Method::POST => Reads::Object,
             _ => Reads::Nothing,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use crate::account::Account;
+use crate::account::{Account, Kind};
 use crate::affinity::{ConversationId, Strip};
 use crate::clock::now_ms;
 use crate::error::Error;
@@ -19,6 +19,7 @@ use crate::upstream::headers;
 use crate::upstream::http::{Outgoing, OutgoingBody};
 use crate::upstream::socket::Socket;
 
+use super::codex;
 use super::connection::{Keeping, OnConnection};
 use super::references::Located;
 use super::{Content, Question};
@@ -95,6 +96,22 @@ fn items(on: &OnConnection, body: &Bytes, strip: Strip) -> Bytes {
     ClientEvent::read(&body).map_or_else(|_| Bytes::new(), |event| event.items(&body))
 }
 
+impl Way {
+    /// Changes the headers of a request, whichever way it goes.
+    pub(super) fn change_headers(&mut self, change: &impl Fn(&mut HeaderMap)) {
+        match self {
+            Way::Http(outgoing) => change(&mut outgoing.headers),
+            Way::Socket(asked) => {
+                change(&mut asked.headers);
+                if let Some(otherwise) = &mut asked.otherwise {
+                    otherwise.change_headers(change);
+                }
+            }
+            Way::Here(_) => {}
+        }
+    }
+}
+
 /// What is known of a request when its way is chosen.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Setting<'a> {
@@ -109,13 +126,17 @@ pub(super) struct Setting<'a> {
 impl Setting<'_> {
     /// The request as this account gets it: the client's bytes, what the client left out, and without
     /// what the account cannot read.
-    pub(super) fn way(self, account: &Account, strip: Strip) -> Way {
+    ///
+    /// # Errors
+    /// If the account is of a kind that cannot do what is asked.
+    pub(super) fn way(self, account: &Account, strip: Strip) -> Result<Way, Error> {
         let question = self.question;
+        codex::check(account, question, self.envelope, self.held.is_some())?;
         let over_http = || match question.on.as_ref().is_some_and(|on| !on.event.generates) {
             true => Way::Here(self.warmed_up()),
             false => self.over_http(account, strip),
         };
-        match (&question.on, self.held, &question.body) {
+        Ok(match (&question.on, self.held, &question.body) {
             (Some(on), Some(Held::There(socket)), Content::Whole(body)) => {
                 self.over_socket(on, body, account, strip, Some(socket.clone()), None)
             }
@@ -123,7 +144,7 @@ impl Setting<'_> {
                 self.over_socket(on, body, account, strip, None, Some(over_http()))
             }
             _ => over_http(),
-        }
+        })
     }
 
     /// The client's own event, with what it left out.
@@ -159,17 +180,19 @@ impl Setting<'_> {
                 }
                 splices.extend(request::without_reasoning(body, strip));
                 splices.sort_by_key(|splice| splice.range.start);
-                OutgoingBody::Pieces(request::spliced(body, splices))
+                OutgoingBody::Pieces(codex::fit(account, question, request::spliced(body, splices)))
             }
         };
         let path_and_query = match &question.query {
             Some(query) => format!("{}?{query}", question.path),
             None => question.path.clone(),
         };
+        let mut headers = headers::for_upstream(question.headers.clone());
+        codex::complete(&mut headers, account, question.endpoint.api(), self.conversation);
         Way::Http(Outgoing {
             method: question.method.clone(),
             path_and_query,
-            headers: headers::for_upstream(question.headers.clone()),
+            headers,
             body,
         })
     }
@@ -179,11 +202,12 @@ impl Setting<'_> {
             return Vec::new();
         };
         let cache_key = self.conversation.0.hyphenated().to_string();
-        let stores = self.envelope.store.unwrap_or(true);
         self.envelope.fill_in(Fill {
             cache_key: api.takes_cache_key().then_some(cache_key.as_str()),
-            sealed_reasoning: api == Api::Responses && account.kind.wants_sealed_reasoning(stores),
+            sealed_reasoning: api == Api::Responses
+                && account.kind.wants_sealed_reasoning(self.envelope.store),
             usage: api.is_chat(),
+            ..Fill::default()
         })
     }
 
@@ -196,9 +220,9 @@ impl Setting<'_> {
 
     /// What is held here of the answer, once it has come this way: what its upstream does not store,
     /// or never saw.
-    pub(super) fn keeping(self, strip: Strip) -> Option<Keeping> {
+    pub(super) fn keeping(self, kind: Kind, strip: Strip) -> Option<Keeping> {
         let on = self.question.on.as_ref()?;
-        let is_stored = self.envelope.store.unwrap_or(true) && on.event.generates;
+        let is_stored = kind.stores(self.envelope.store) && on.event.generates;
         (!is_stored).then(|| Keeping::new(on, self.history(), items(on, self.question.body.whole(), strip)))
     }
 

@@ -114,7 +114,7 @@ fn input_items(body: &[u8]) -> Vec<&RawValue> {
 }
 
 /// The members of an object in their order; `None` where it is none.
-fn members(text: &str) -> Option<Vec<(Vec<u8>, &RawValue)>> {
+pub(super) fn members(text: &str) -> Option<Vec<(Vec<u8>, &RawValue)>> {
     struct Members;
     impl<'de> Visitor<'de> for Members {
         type Value = Vec<(Vec<u8>, &'de RawValue)>;

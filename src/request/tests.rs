@@ -11,7 +11,7 @@ fn filled(body: &str, key: Option<&str>, sealed: bool) -> String {
     let splices = read(body).fill_in(Fill {
         cache_key: key,
         sealed_reasoning: sealed,
-        usage: false,
+        ..Fill::default()
     });
     let pieces = spliced(&bytes, splices);
     String::from_utf8(pieces.concat()).unwrap()

@@ -97,6 +97,27 @@ pub(super) fn placed_events(whole: &[u8]) -> impl Iterator<Item = (Range<usize>,
     })
 }
 
+/// The events without those that tell what is left of the account's quota, which is no business of
+/// most clients. Where there are none, as mostly, nothing is copied.
+pub fn without_quota(whole: Bytes) -> Bytes {
+    let tells = |(_, event): &(Range<usize>, Event<'_>)| event.meaning() == Meaning::Quota;
+    let told: Vec<Range<usize>> = placed_events(&whole)
+        .filter(tells)
+        .map(|(range, _)| range)
+        .collect();
+    let mut rest = BytesMut::with_capacity(if told.is_empty() { 0 } else { whole.len() });
+    let mut position = 0;
+    for range in &told {
+        rest.extend_from_slice(&whole[position..range.start]);
+        position = range.end;
+    }
+    if told.is_empty() {
+        return whole;
+    }
+    rest.extend_from_slice(&whole[position..]);
+    rest.freeze()
+}
+
 /// Reads the lines up to the next blank one. `None` for what has no data: comments, blank lines.
 fn take_event(bytes: &[u8]) -> (Option<Event<'_>>, &[u8]) {
     let mut data: Option<Cow<'_, [u8]>> = None;
@@ -137,6 +158,8 @@ pub enum Meaning {
     Output,
     /// The response ended this way.
     End(Outcome),
+    /// What is left of the account's quota; no output.
+    Quota,
     /// A type that this version does not know; no output.
     Unknown,
 }
@@ -163,6 +186,7 @@ impl<'a> Event<'a> {
             b"response.incomplete" => Meaning::End(Outcome::Incomplete),
             b"response.failed" | b"error" => Meaning::End(Outcome::Failed),
             b"response.cancelled" => Meaning::End(Outcome::Cancelled),
+            b"codex.rate_limits" => Meaning::Quota,
             kind if OUTPUT_FAMILIES.iter().any(|family| kind.starts_with(family)) => Meaning::Output,
             _ => Meaning::Unknown,
         }
@@ -382,7 +406,6 @@ mod tests {
         use Meaning::*;
         assert_eq!(meanings, [Begin, Item, Output, End(Outcome::Completed)]);
         for data in [
-            "data: {\"type\":\"codex.rate_limits\"}\n\n",
             "data: {\"type\":\"response.metadata\"}\n\n",
             "data: [DONE]\n\n",
             "data: {\"type\":7}\n\n",
@@ -390,6 +413,15 @@ mod tests {
             let event = events(data.as_bytes()).next().unwrap();
             assert_eq!(event.meaning(), Unknown, "{data}");
         }
+    }
+
+    #[test]
+    fn what_tells_of_the_quota_is_taken_out_and_all_else_stays() {
+        let quota = "event: codex.rate_limits\ndata: {\"type\":\"codex.rate_limits\"}\n\n";
+        let stream = [quota, STREAM, quota].concat();
+        assert_eq!(without_quota(stream.into()), STREAM);
+        assert_eq!(without_quota(STREAM.into()), STREAM);
+        assert_eq!(events(quota.as_bytes()).next().unwrap().meaning(), Meaning::Quota);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
@@ -30,16 +32,17 @@ pub struct Refusal {
 impl Refusal {
     /// Reads an answer with an error status. `now_ms` is for limits that name a moment.
     pub fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8], now_ms: i64) -> Refusal {
-        let error = serde_json::from_slice::<ErrorBody>(body)
-            .ok()
-            .and_then(|body| body.error);
-        let error = error.unwrap_or_default();
+        let body: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
+        let error = body.error.unwrap_or_default();
         let stated = header_wait(headers, now_ms)
             .or_else(|| error.resets_in_seconds.and_then(seconds))
             .or_else(|| error.resets_at.and_then(|at| until(at, now_ms)));
         let exact = error.code.as_ref().map(|Word(word)| word.as_str());
         let seal_is_unreadable = is_unreadable_seal(exact, error.message.as_deref());
         let code = error.code.or(error.kind).map(|Word(word)| word);
+        let code = code
+            .or_else(|| header_code(headers))
+            .or_else(|| code_of_detail(&body.detail?).map(str::to_owned));
         Refusal {
             seal_is_unreadable,
             status: status.as_u16(),
@@ -99,6 +102,24 @@ fn is_unreadable_seal(code: Option<&str>, message: Option<&str>) -> bool {
         None | Some("invalid_request_error") => said(),
         Some(_) => false,
     }
+}
+
+/// The code that the backend of ChatGPT logins puts into a header, in base64, where the body is a page
+/// for people.
+fn header_code(headers: &HeaderMap) -> Option<String> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let in_json = text("x-error-json").and_then(|encoded| {
+        let bytes = STANDARD.decode(encoded).ok()?;
+        let body: ErrorBody = serde_json::from_slice(&bytes).ok()?;
+        body.error?.code.map(|Word(word)| word)
+    });
+    in_json.or_else(|| text("x-openai-authorization-error").map(str::to_owned))
+}
+
+/// The one refusal of that backend that says something about the account without a code.
+fn code_of_detail(detail: &str) -> Option<&'static str> {
+    let about_model = detail.contains("model is not supported when using Codex");
+    about_model.then_some(MODEL_NOT_FOUND)
 }
 
 /// Codes of the Responses API that mean money or plan, not pace.
@@ -173,10 +194,12 @@ fn stated_in_text(message: &str) -> Option<Duration> {
     Duration::try_from(wait).ok()
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct ErrorBody {
     #[serde(default, deserialize_with = "lenient")]
     error: Option<LimitError>,
+    #[serde(default, deserialize_with = "lenient")]
+    detail: Option<String>,
 }
 
 #[derive(Deserialize, Default)]

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 
 use crate::error::Error;
+use crate::request::codex::Unfit;
 
 /// What a client is told.
 #[derive(Debug)]
@@ -44,6 +45,12 @@ pub fn told(error: &Error) -> Told {
             Error::InvalidLane | Error::TooManyLanes(_) => Some("stream_id"),
             Error::UnknownEvent => Some("type"),
             Error::NotFound { parameter, .. } => *parameter,
+            Error::Unfit { unfit, .. } => match unfit {
+                Unfit::Follows => Some("previous_response_id"),
+                Unfit::Conversation => Some("conversation"),
+                Unfit::Background => Some("background"),
+                Unfit::Endpoint => None,
+            },
             _ => None,
         },
         message,
@@ -89,6 +96,7 @@ fn describe(error: &Error) -> (u16, &'static str, &'static str, String) {
         Error::Parameter { parameter, reason } => (400, INVALID_REQUEST, "invalid_parameter", format!("'{parameter}' {reason}.")),
         Error::ItemNotFound(id) => (404, INVALID_REQUEST, "not_found", format!("Item with id '{id}' not found. Items are not persisted when `store` is set to false.")),
         Error::NotFound { thing, id, .. } => (404, INVALID_REQUEST, "not_found", format!("{thing} with id '{id}' not found.")),
+        Error::Unfit { account, unfit, id } => unfit_for(account, *unfit, id.as_deref().unwrap_or_default()),
         Error::NoSuchPath => (404, INVALID_REQUEST, "unknown_url", "This is no path of the API.".into()),
         Error::PreviousResponseNotFound(id) => (400, INVALID_REQUEST, "previous_response_not_found", format!("Previous response with id '{id}' not found.")),
         Error::NoAccounts => (503, SERVER, "no_accounts", "No account is set up yet. Add one with: moorage account add NAME --base-url URL --api-key-env VARIABLE".into()),
@@ -107,6 +115,39 @@ fn describe(error: &Error) -> (u16, &'static str, &'static str, String) {
         Error::UnaskedEncoding { account, encoding } => (502, SERVER, "upstream_encoding", format!("The account '{account}' sent an answer encoded as '{encoding}', which nobody asked for.")),
         Error::StoreUnavailable => (503, SERVER, "store_unavailable", "The database cannot be written, and this Moorage is set up not to go on without it.".into()),
         Error::StoreUnreadable(_) => (503, SERVER, "store_unreadable", "The database cannot be read.".into()),
+    }
+}
+
+/// What a ChatGPT login cannot do, and what to do instead.
+fn unfit_for(account: &str, unfit: Unfit, id: &str) -> (u16, &'static str, &'static str, String) {
+    let login = format!("The account '{account}' is a ChatGPT login, which");
+    match unfit {
+        Unfit::Follows => (
+            400,
+            INVALID_REQUEST,
+            "previous_response_not_found",
+            format!(
+                "Previous response with id '{id}' not found. {login} keeps no responses: send the whole conversation as input."
+            ),
+        ),
+        Unfit::Conversation => (
+            400,
+            INVALID_REQUEST,
+            "unsupported_parameter",
+            format!("{login} keeps no conversations: send the whole conversation as input."),
+        ),
+        Unfit::Background => (
+            400,
+            INVALID_REQUEST,
+            "unsupported_parameter",
+            format!("{login} answers nothing in the background."),
+        ),
+        Unfit::Endpoint => (
+            404,
+            INVALID_REQUEST,
+            "unknown_url",
+            format!("{login} serves POST /v1/responses, and nothing else of the API."),
+        ),
     }
 }
 

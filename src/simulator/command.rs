@@ -8,6 +8,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{AccountConfig, Simulator, SimulatorConfig};
+use crate::account::Kind;
 use crate::config::parse_duration;
 
 /// What `moorage simulate` takes.
@@ -16,6 +17,9 @@ pub struct SimulateArgs {
     /// How many accounts
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=26))]
     accounts: u8,
+    /// What they are like: openai, or codex for the backend of ChatGPT logins
+    #[arg(long, default_value = "openai")]
+    kind: Kind,
     /// The port of the first account, the others follow; 0 lets the system choose
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     port_base: u16,
@@ -44,6 +48,7 @@ impl SimulateArgs {
         let accounts = (0..self.accounts).map(|index| {
             let mut account = AccountConfig::named(&format!("sim-{}", char::from(b'a' + index)));
             account.has_websocket = !self.no_websocket;
+            account.kind = self.kind;
             if self.port_base > 0 {
                 let port = self.port_base.checked_add(u16::from(index));
                 let port = port.ok_or_else(|| anyhow::anyhow!("there is no port after 65535"))?;
@@ -82,6 +87,16 @@ pub async fn run(args: SimulateArgs) -> anyhow::Result<()> {
             account.base_url(),
             account.api_key()
         )?;
+        if args.kind == Kind::Codex {
+            let root = account.token_url().trim_end_matches("/oauth/token");
+            writeln!(
+                out,
+                "  its login: curl -X POST {root}/_simulator/login -H 'authorization: Bearer {}' >auth.json\n  \
+                 renewed at: {}",
+                account.api_key(),
+                account.token_url()
+            )?;
+        }
     }
     out.flush()?;
     tokio::select! {

@@ -1,7 +1,9 @@
 //! Which headers cross the gateway. Everything does, but for what belongs to one connection, to
 //! one credential, or to the gateway itself.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use super::auth_file::Login;
 
 /// Belong to one connection (RFC 9110 §7.6.1), with those that name others in `Connection`.
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -53,6 +55,25 @@ const QUOTA_PREFIXES: [&str; 2] = ["x-ratelimit-", "x-codex-"];
 
 /// What Moorage itself says; a client or an upstream cannot speak in its name.
 const OWN_PREFIX: &str = "x-moorage-";
+
+/// What Moorage calls itself where it must say who it is.
+pub(super) const OWN_NAME: HeaderValue =
+    HeaderValue::from_static(concat!("moorage/", env!("CARGO_PKG_VERSION")));
+
+/// Makes a request one of Moorage for a ChatGPT login: it says whose it is, and that it is Moorage who
+/// asks, whoever asked Moorage.
+pub(super) fn identify(headers: &mut HeaderMap, login: &Login) -> Result<(), header::InvalidHeaderValue> {
+    let account_id = HeaderValue::try_from(&login.account_id)?;
+    headers.insert(HeaderName::from_static("chatgpt-account-id"), account_id);
+    headers.insert(
+        HeaderName::from_static("originator"),
+        HeaderValue::from_static("moorage"),
+    );
+    headers.insert(header::USER_AGENT, OWN_NAME);
+    // The version of Codex CLI, which this is not.
+    headers.remove("version");
+    Ok(())
+}
 
 /// The headers of a request as the upstream gets them; the credential is added where it is sent.
 pub fn for_upstream(mut headers: HeaderMap) -> HeaderMap {

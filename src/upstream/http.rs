@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,10 +14,14 @@ use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
+use super::auth_file::Login;
 use super::client::{BoxError, Client, ClientError, ResponseBody, root_cause};
+use super::headers;
+use super::login::{Logins, NoToken};
 use super::passing::{Passing, in_time};
 use super::socket::{OpenSockets, SocketAnswer};
 use crate::account::{Account, Credential, Secret};
+use crate::limits;
 
 /// The client side of HTTP, with its connections to all accounts.
 #[derive(Debug, Clone)]
@@ -25,6 +31,7 @@ pub struct Upstream {
     pub(super) sockets: OpenSockets,
     /// Between two pings of one.
     pub(super) ping: Duration,
+    logins: Arc<Logins>,
     first_byte: Duration,
 }
 
@@ -59,6 +66,19 @@ pub enum SendError {
     Unanswered(String),
     /// No head in time.
     Timeout,
+    /// The account's login has ended: nothing was sent, and a person must log in again. Why, as a code.
+    LoginEnded(String),
+    /// The account's login cannot be used now: nothing was sent.
+    NoLogin(String),
+}
+
+impl From<NoToken> for SendError {
+    fn from(none: NoToken) -> Self {
+        match none {
+            NoToken::Ended(code) => SendError::LoginEnded(code),
+            NoToken::NotNow(reason) => SendError::NoLogin(reason),
+        }
+    }
 }
 
 /// The head of an answer, and its body to come.
@@ -130,14 +150,21 @@ impl IncomingBody {
 }
 
 impl Upstream {
-    /// A client with these bounds on connecting and on the wait for the head of an answer, and this
-    /// time between two pings of a WebSocket.
+    /// A client with these bounds on connecting and on the wait for the head of an answer, this time
+    /// between two pings of a WebSocket, and this place where logins are renewed.
     ///
     /// # Errors
     /// If TLS cannot be set up.
-    pub fn new(connect: Duration, first_byte: Duration, ping: Duration) -> Result<Upstream, BoxError> {
+    pub fn new(
+        connect: Duration,
+        first_byte: Duration,
+        ping: Duration,
+        token_url: &str,
+    ) -> Result<Upstream, BoxError> {
+        let client = Client::new(connect)?;
         Ok(Upstream {
-            client: Client::new(connect)?,
+            logins: Arc::new(Logins::new(client.clone(), token_url.to_owned())),
+            client,
             sockets: OpenSockets::default(),
             ping,
             first_byte,
@@ -154,6 +181,55 @@ impl Upstream {
     /// # Errors
     /// If no head of an answer came, and whether anything had been sent.
     pub async fn send(&self, account: &Account, outgoing: Outgoing) -> Result<Incoming, SendError> {
+        match &account.credential {
+            Credential::Key(secret) => self.send_with(account, outgoing, secret).await,
+            Credential::AuthFile(path) => Box::pin(self.send_as(account, path, outgoing)).await,
+            Credential::None => Err(SendError::NotSent("this account has no key".to_owned())),
+        }
+    }
+
+    /// Sends a request with the login of a file. One whose access token is refused is sent again with
+    /// another: it was not looked at.
+    async fn send_as(
+        &self,
+        account: &Account,
+        path: &Path,
+        outgoing: Outgoing,
+    ) -> Result<Incoming, SendError> {
+        let mut login = self.logins.current(path).await?;
+        let mut tries = 1;
+        loop {
+            let mut outgoing = outgoing.clone();
+            headers::identify(&mut outgoing.headers, &login)
+                .map_err(|_| SendError::NotSent("the id of the login is no header value".to_owned()))?;
+            let incoming = self.send_with(account, outgoing, &login.access_token).await?;
+            if incoming.status != StatusCode::UNAUTHORIZED || tries == limits::LOGIN_TRIES {
+                return Ok(incoming);
+            }
+            login = self.logins.after_refusal(path, &login).await?;
+            tries += 1;
+        }
+    }
+
+    /// The login that an account has now, and that goes with its next request.
+    ///
+    /// # Errors
+    /// If it has none that is good.
+    pub async fn login(&self, path: &Path) -> Result<Arc<Login>, NoToken> {
+        self.logins.current(path).await
+    }
+
+    /// Waits until no login is being renewed.
+    pub async fn settled(&self) {
+        self.logins.settled().await;
+    }
+
+    async fn send_with(
+        &self,
+        account: &Account,
+        outgoing: Outgoing,
+        secret: &Secret,
+    ) -> Result<Incoming, SendError> {
         let address = format!("{}{}", account.base_url, outgoing.path_and_query);
         let (body, passing) = match outgoing.body {
             OutgoingBody::Pieces(pieces) => {
@@ -166,9 +242,6 @@ impl Upstream {
         *request.method_mut() = outgoing.method;
         *request.uri_mut() = Uri::try_from(address).map_err(|error| SendError::NotSent(error.to_string()))?;
         *request.headers_mut() = outgoing.headers;
-        let Credential::Key(secret) = &account.credential else {
-            return Err(SendError::NotSent("this account has no key".to_owned()));
-        };
         request.headers_mut().insert(AUTHORIZATION, bearer(secret)?);
         let sent = self.client.send(request);
         match in_time(sent, self.first_byte, passing.as_ref()).await {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use moorage::account::Kind;
 use moorage::simulator::{AccountConfig, SimulatedAccount, Simulator, SimulatorConfig};
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -46,6 +47,7 @@ pub struct Builder {
     wrapper: Option<Vec<String>>,
     models: Vec<Vec<String>>,
     has_websocket: bool,
+    kinds: Vec<Kind>,
 }
 
 impl Builder {
@@ -59,6 +61,12 @@ impl Builder {
     /// The simulated accounts speak no WebSocket, as most servers.
     pub fn http_only(mut self) -> Builder {
         self.has_websocket = false;
+        self
+    }
+
+    /// What the simulated accounts are like, in their order; without, OpenAI's API.
+    pub fn kinds(mut self, kinds: &[Kind]) -> Builder {
+        self.kinds = kinds.to_vec();
         self
     }
 
@@ -93,6 +101,7 @@ impl Builder {
         let names = (0..self.accounts).map(|index| AccountConfig {
             models: self.models.get(index).cloned().unwrap_or_default(),
             has_websocket: self.has_websocket,
+            kind: self.kinds.get(index).copied().unwrap_or(Kind::OpenAi),
             ..AccountConfig::named(&format!("sim-{}", char::from(b'a' + index as u8)))
         });
         let config = SimulatorConfig {
@@ -114,17 +123,33 @@ impl Builder {
         self.start_over(simulator, &places).await
     }
 
+    fn is_login(&self, index: usize) -> bool {
+        self.kinds.get(index) == Some(&Kind::Codex)
+    }
+
     /// Starts the gateway over accounts that the test serves itself: name, base URL, key.
     pub async fn start_over(self, simulator: Simulator, accounts: &[(String, String, String)]) -> Harness {
         let folder = tempfile::tempdir().unwrap();
         let mut toml = format!("database = \"moorage.db\"\n{}", self.top);
         for (index, (name, base_url, key)) in accounts.iter().enumerate() {
             let settings = self.account_settings.get(index).map_or("", String::as_str);
+            if let Some(account) = self.is_login(index).then(|| simulator.account(name).unwrap()) {
+                let auth_file = folder.path().join(format!("{name}.auth.json"));
+                write_private(&auth_file, &account.log_in(Duration::from_secs(3600)));
+                toml += &format!(
+                    "\n[[account]]\nname = {name:?}\nkind = \"codex\"\nbase_url = {base_url:?}\nauth_file = {auth_file:?}\n{settings}\n"
+                );
+                continue;
+            }
             let key_file = folder.path().join(format!("{name}.key"));
             std::fs::write(&key_file, key).unwrap();
             toml += &format!(
                 "\n[[account]]\nname = {name:?}\nbase_url = {base_url:?}\napi_key_file = {key_file:?}\n{settings}\n"
             );
+        }
+        if let Some(index) = (0..accounts.len()).find(|index| self.is_login(*index)) {
+            let token_url = simulator.accounts()[index].token_url();
+            toml += &format!("\n[codex]\ntoken_url = {token_url:?}\n");
         }
         let key_file = folder.path().join("client.key");
         std::fs::write(&key_file, KEY).unwrap();
@@ -176,6 +201,7 @@ impl Harness {
             wrapper: None,
             models: Vec::new(),
             has_websocket: true,
+            kinds: Vec::new(),
         }
     }
 
@@ -262,6 +288,11 @@ impl Harness {
         self.folder.path()
     }
 
+    /// The file with the login of an account.
+    pub fn auth_file(&self, name: &str) -> PathBuf {
+        self.folder().join(format!("{name}.auth.json"))
+    }
+
     pub fn database(&self) -> PathBuf {
         self.folder.path().join("moorage.db")
     }
@@ -301,6 +332,15 @@ impl Harness {
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
+}
+
+/// Writes a document that only its owner can read.
+pub fn write_private(path: &Path, document: &Value) {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::File::options();
+    options.create(true).truncate(true).write(true).mode(0o600);
+    let mut file = options.open(path).unwrap();
+    std::io::Write::write_all(&mut file, document.to_string().as_bytes()).unwrap();
 }
 
 /// Rows as JSON objects.

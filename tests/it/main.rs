@@ -12,6 +12,8 @@ mod browser;
 mod bytes_pass;
 mod clients;
 mod clients_websocket;
+mod codex;
+mod codex_login;
 mod commands;
 mod crash;
 mod endpoints;

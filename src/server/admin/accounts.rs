@@ -1,15 +1,18 @@
 //! `/admin/api/v1/accounts`: what `moorage account` does, for the page and for scripts.
 
+use std::path::PathBuf;
+
 use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse as _, Json, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::account::{Kind, Secret, Switch, check_base_url, check_name, own_domain};
+use crate::account::{Kind, Secret, Switch, check_base_url, check_credential, check_name, own_domain};
 use crate::clock::now_ms;
 use crate::store::accounts::{self, NewAccount};
 use crate::store::seal::Seal;
 use crate::store::{Connection, StoreError, history};
+use crate::upstream::auth_file;
 
 use super::super::{Front, errors};
 use super::{made, read_json};
@@ -21,8 +24,9 @@ struct Described {
     name: String,
     #[serde(default = "default_kind")]
     kind: Kind,
-    base_url: String,
-    api_key: String,
+    base_url: Option<String>,
+    api_key: Option<String>,
+    auth_file: Option<PathBuf>,
     state_domain: Option<String>,
     #[serde(default = "default_weight")]
     weight: u32,
@@ -40,20 +44,24 @@ fn default_weight() -> u32 {
 }
 
 impl Described {
-    fn checked(self) -> Result<(NewAccount, Secret), String> {
+    fn checked(self) -> Result<(NewAccount, Option<Secret>), String> {
         check_name(&self.name)?;
         if self.weight == 0 || self.max_concurrent == Some(0) {
             return Err("weight and max_concurrent are at least 1".to_owned());
         }
-        let secret = Secret::new(&self.api_key).ok_or("api_key is no usable key")?;
+        let secret = self.api_key.as_deref().map(Secret::new);
+        let secret = secret
+            .map(|secret| secret.ok_or("api_key is no usable key"))
+            .transpose()?;
+        check_credential(self.kind, secret.is_some(), self.auth_file.as_deref())?;
         let account = NewAccount {
             kind: self.kind,
-            base_url: check_base_url(&self.base_url)?,
+            base_url: check_base_url(self.kind, self.base_url.as_deref())?,
             state_domain: self.state_domain.unwrap_or_else(|| own_domain(&self.name)),
             weight: self.weight,
             priority: self.priority,
             max_concurrent: self.max_concurrent,
-            auth_file: None,
+            auth_file: self.auth_file,
             name: self.name,
         };
         Ok((account, secret))
@@ -91,6 +99,7 @@ fn read_all(connection: &Connection) -> Result<Vec<Value>, StoreError> {
             continue;
         };
         account["base_url"] = json!(stored.account.base_url);
+        account["auth_file"] = json!(stored.account.auth_file);
         account["state_domain"] = json!(stored.account.state_domain);
         account["weight"] = json!(stored.account.weight);
         account["priority"] = json!(stored.account.priority);
@@ -112,11 +121,20 @@ pub(super) async fn add(State(front): State<Front>, request: Request) -> Respons
         Ok(checked) => checked,
         Err(message) => return errors::invalid_request(message),
     };
+    if let Some(path) = account.auth_file.clone() {
+        let read = move || path.is_absolute() && auth_file::read(&path).is_ok();
+        // What else is at a path of this machine is not told.
+        if !tokio::task::spawn_blocking(read).await.unwrap_or(false) {
+            let message = "auth_file is no absolute path of a file that holds a ChatGPT login, and that only \
+                           its owner can read";
+            return errors::invalid_request(message.to_owned());
+        }
+    }
     let name = account.name.clone();
     let seal_key = front.seal_key.clone();
     let change = front.gateway.store.change(move |connection| {
         let seal = Seal::open(&seal_key)?;
-        accounts::add(connection, &seal, &account, Some(&secret), now_ms())
+        accounts::add(connection, &seal, &account, secret.as_ref(), now_ms())
     });
     let told = json!({ "account": name });
     made(&front, "account", &name, change.await, told).await
