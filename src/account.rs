@@ -7,7 +7,7 @@ mod standing;
 use std::fmt;
 use std::path::PathBuf;
 
-pub use checks::{check_base_url, check_credential, check_name, own_domain};
+pub use checks::{check_base_url, check_credential, check_name, doubt_about_base_url, own_domain};
 pub use standing::{LimitedModel, Signal, Standing, Status, Switch, Usability};
 
 /// Identity of an account: the key of its row, never an index.

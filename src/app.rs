@@ -75,6 +75,9 @@ impl App {
     pub async fn start(config: Config) -> Result<App, StartError> {
         // What is missing is told before anything is changed.
         let secrets = roster::secrets(&config)?;
+        for doubt in config.doubts() {
+            tracing::warn!("{doubt}");
+        }
         let path = &config.database;
         let metrics = Arc::new(Metrics::default());
         let store = Store::open(path, config.file.durability, metrics.clone())?;

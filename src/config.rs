@@ -136,6 +136,14 @@ pub struct Places {
 const DEFAULT_LISTEN: &str = "127.0.0.1:8440";
 
 impl Config {
+    /// What is odd about accounts and client keys of the file, though it may be right: for whoever starts
+    /// the gateway, and for the doctor.
+    pub fn doubts(&self) -> Vec<String> {
+        let accounts = self.file.account.iter().filter_map(AccountSettings::doubt);
+        let keys = self.file.client_key.iter().filter_map(ClientKeySettings::doubt);
+        accounts.chain(keys).collect()
+    }
+
     /// Reads the configuration. A file that was named must be there; the one in the XDG directory
     /// need not.
     ///

@@ -99,6 +99,9 @@ pub fn next(failure: Failure, pinned: bool, spent: Spent) -> Next {
 }
 
 #[cfg(test)]
+mod protocol;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -41,6 +41,14 @@ pub fn check_credential(kind: Kind, has_key: bool, auth_file: Option<&Path>) -> 
     }
 }
 
+/// What is odd about a base URL that may yet be right: nearly all servers have the API below a path, and
+/// without it every request is answered with 404.
+pub fn doubt_about_base_url(kind: Kind, base_url: &str) -> Option<String> {
+    let uri: http::Uri = base_url.parse().ok()?;
+    let is_bare = kind == Kind::OpenAi && matches!(uri.path(), "" | "/");
+    is_bare.then(|| format!("base_url {base_url} has no path; that of most servers ends with /v1"))
+}
+
 /// The base URL of an account, without a slash at its end. Some kinds have a usual one.
 ///
 /// # Errors

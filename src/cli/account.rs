@@ -2,7 +2,9 @@
 
 use clap::{Args, Subcommand};
 
-use crate::account::{Kind, Switch, check_base_url, check_credential, check_name, own_domain};
+use crate::account::{
+    Kind, Switch, check_base_url, check_credential, check_name, doubt_about_base_url, own_domain,
+};
 use crate::clock::now_ms;
 use crate::config::{Config, absolute};
 use crate::store::accounts::{self, Change, NewAccount};
@@ -126,6 +128,9 @@ fn add(args: AddArgs, config: &Config) -> anyhow::Result<()> {
     let login = account.auth_file.as_deref().map(auth_file::read).transpose()?;
     let connection = store::open_writable(&config.database, config.file.durability)?;
     let seal = Seal::open(&config.seal_key())?;
+    if let Some(doubt) = doubt_about_base_url(account.kind, &account.base_url) {
+        eprintln!("Are you sure? Its {doubt}.");
+    }
     let change = accounts::add(&connection, &seal, &account, secret.as_ref(), now_ms())?;
     changed(config, &account.name, change, "added")?;
     match (login, &account.auth_file) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use http::{HeaderMap, Method, StatusCode, header};
 
-use crate::account::{Account, Credential, Kind};
+use crate::account::{Account, Credential, Kind, doubt_about_base_url};
 use crate::clock::now_ms;
 use crate::config::{Config, Places};
 use crate::exchange::models::CODEX_VERSION;
@@ -33,6 +33,10 @@ struct Findings {
 impl Findings {
     fn fine(&mut self, what: &str, found: &str) {
         println!("ok     {what:<14} {found}");
+    }
+
+    fn odd(&self, what: &str, found: &str) {
+        println!("odd    {what:<14} {found}");
     }
 
     fn wrong(&mut self, what: &str, found: &str, to_do: &str) {
@@ -88,6 +92,9 @@ fn look_at_configuration(findings: &mut Findings, config: &Config) {
             &error.to_string(),
             "put it where the configuration says",
         );
+    }
+    for doubt in config.doubts() {
+        findings.odd("configuration", &doubt);
     }
     if let Some(tls) = &config.file.tls {
         match crate::server::Tls::read(&tls.certificate, &tls.key) {
@@ -292,6 +299,12 @@ fn look_at_accounts(
     };
     let mut unlocked = Vec::new();
     for stored in &stored {
+        let account = &stored.account;
+        if let Some(doubt) =
+            doubt_about_base_url(account.kind, &account.base_url).filter(|_| stored.source == "command")
+        {
+            findings.odd("account", &format!("{}: its {doubt}", account.name));
+        }
         match unlock(stored, &seal, config) {
             Ok(account) => {
                 if let Some(Credential::AuthFile(path)) = account.as_ref().map(|account| &account.credential)

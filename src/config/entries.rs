@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::ConfigError;
-use crate::account::{Kind, Secret, check_base_url, check_credential, check_name, own_domain};
+use crate::account::{
+    Kind, Secret, check_base_url, check_credential, check_name, doubt_about_base_url, own_domain,
+};
 use crate::store::accounts::NewAccount;
 use crate::store::client_keys::KeyBounds;
 
@@ -64,6 +66,10 @@ pub struct ClientKeySettings {
 /// The shortest client key of one's own choice.
 const CLIENT_KEY_BYTES_MIN: usize = 20;
 
+/// The shortest client key of one's own choice about which nobody is warned: with fewer characters, one
+/// that a person made up is easier to guess than it looks.
+const CLIENT_KEY_BYTES_FINE: usize = 32;
+
 /// A moment as people write it: a day (its beginning, UTC), or a day and a time.
 ///
 /// # Errors
@@ -115,6 +121,12 @@ impl AccountSettings {
         })
     }
 
+    /// What is odd about it, though it may be right.
+    pub fn doubt(&self) -> Option<String> {
+        let doubt = doubt_about_base_url(self.kind, self.base_url.as_deref()?)?;
+        Some(format!("account '{}': {doubt}", self.name))
+    }
+
     /// The credential, from where the file says; none for a login, which stays in a file of its own.
     ///
     /// # Errors
@@ -156,6 +168,18 @@ impl ClientKeySettings {
             .check()
             .map_err(|message| format!("client key '{}': {message}", self.name))?;
         Ok(bounds)
+    }
+
+    /// What is odd about the key, though it is taken.
+    pub fn doubt(&self) -> Option<String> {
+        let secret = self.secret().ok()?;
+        (secret.reveal().len() < CLIENT_KEY_BYTES_FINE).then(|| {
+            format!(
+                "client key '{}': it is shorter than {CLIENT_KEY_BYTES_FINE} characters, and could be guessed if it \
+                 is no random one; 'moorage key add' and 'openssl rand -base64 32' make better ones",
+                self.name
+            )
+        })
     }
 
     /// The key, from where the file says.

@@ -420,8 +420,10 @@ fn every_error_answer_is_understood_and_acted_upon() {
     }
 }
 
+type EventCase = (&'static str, u16, Learned, Option<u64>, [Next; 2]);
+
 /// The same, told by an event inside a 200 stream before its output.
-const EVENTS: &[(&str, u16, Learned, Option<u64>, [Next; 2])] = &[
+const EVENTS: &[EventCase] = &[
     (
         r#"{"type":"response.failed","sequence_number":2,"response":{"id":"resp_b3","object":"response","status":"failed","error":{"code":"rate_limit_exceeded","message":"Rate limit reached for gpt-5.6 … Please try again in 2s."},"output":[],"usage":null}}"#,
         429,

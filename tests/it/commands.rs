@@ -488,3 +488,45 @@ async fn an_error_is_told_once() {
     );
     assert_eq!(nowhere.matches("No such file").count(), 1, "{nowhere}");
 }
+
+#[tokio::test]
+async fn what_is_odd_is_said_and_done_all_the_same() {
+    let harness = Harness::over(1).await;
+    // The key of the tests is one that a person made up.
+    assert!(
+        harness
+            .log()
+            .contains("client key 'laptop': it is shorter than 32 characters")
+    );
+    let output = moorage()
+        .args([
+            "account",
+            "add",
+            "bare",
+            "--base-url",
+            "https://api.example.org",
+            "--api-key-env",
+            "K",
+        ])
+        .env("K", "sk-1234567890")
+        .args([
+            "--config",
+            harness.folder().join("moorage.toml").to_str().unwrap(),
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && said.contains("ends with /v1"),
+        "{said}"
+    );
+    let doctor = String::from_utf8(harness.command(&["doctor"]).stdout).unwrap();
+    assert!(
+        doctor.contains("odd    configuration  client key 'laptop'"),
+        "{doctor}"
+    );
+    assert!(
+        doctor.contains("odd    account        bare: its base_url https://api.example.org has no path"),
+        "{doctor}"
+    );
+}
