@@ -224,6 +224,20 @@ async fn codex_answers_a_prompt() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs @openai/codex from npm; .ci/run installs it"]
+async fn codex_talks_over_a_chatgpt_login_and_is_resumed() {
+    let builder = Harness::build(1).kinds(&[moorage::account::Kind::Codex]);
+    let harness = builder.start().await;
+    let home = codex_home(&harness);
+    let said = codex(&home, &["--skip-git-repo-check", "Say which tide it is"]);
+    assert!(said.contains("You said: Say which tide it is"), "{said}");
+    let said = codex(&home, &["resume", "--last", "--skip-git-repo-check", "And now"]);
+    assert!(said.contains("You said: And now"), "{said}");
+    let rows = harness.query("SELECT DISTINCT outcome, account FROM turns");
+    assert_eq!(rows, [json!({ "outcome": "completed", "account": "sim-a" })]);
+}
+
 /// One account that is limited for two seconds, and a gateway that tells the client so at once.
 async fn limited_for_a_moment() -> Harness {
     let harness = Harness::build(1)

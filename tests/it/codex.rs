@@ -5,6 +5,7 @@ use moorage::account::Kind;
 use serde_json::{Value, json};
 
 use crate::harness::{Builder, Harness, Reply, WithJson as _, eventually, said, streamed};
+use crate::socket::create;
 
 fn one_login() -> Builder {
     Harness::build(1).kinds(&[Kind::Codex])
@@ -430,4 +431,22 @@ async fn a_login_is_added_by_a_command_and_by_the_admin_api() {
         let reply = Reply::of(harness.admin("POST", "accounts").json(&described)).await;
         assert_eq!((reply.status, reply.code().as_str()), (400, "invalid_request"));
     }
+}
+
+#[tokio::test]
+async fn a_chain_over_a_websocket_goes_on_because_its_history_is_held_here() {
+    let harness = one_login().start().await;
+    let mut socket = harness.socket().await;
+    let mut previous: Option<String> = None;
+    for _ in 0..3 {
+        let turn = socket
+            .turn(create("What does the tide do?", previous.as_deref()))
+            .await;
+        assert_eq!(turn.last()["type"], "response.completed");
+        previous = Some(turn.id());
+    }
+    let got = received(&harness);
+    let said = got["input"].as_array().unwrap().iter();
+    let by_user = said.filter(|item| item["role"] == "user").count();
+    assert_eq!((by_user, got.get("previous_response_id")), (3, None));
 }
