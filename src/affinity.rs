@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::account::{Account, AccountId, Usability};
+use crate::account::{Account, AccountId, StateDomain, Usability};
 
 pub use reasons::{Verdict, short, verdicts};
 
@@ -332,6 +332,60 @@ impl AccountView {
     }
 }
 
+/// An account that was removed. What it held lives on where its state is shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    /// Which one.
+    pub id: AccountId,
+    /// What people called it.
+    pub name: String,
+    /// Who else holds its state.
+    pub state_domain: StateDomain,
+}
+
+/// All accounts, as the planner sees them.
+#[derive(Debug, Clone, Default)]
+pub struct Accounts {
+    /// Those that are there.
+    pub here: Vec<AccountView>,
+    /// Those that were removed.
+    pub gone: Arc<[Gone]>,
+}
+
+impl Accounts {
+    fn view(&self, id: AccountId) -> Option<&AccountView> {
+        self.here.iter().find(|account| account.id() == id)
+    }
+
+    /// Where the state of an account is, also of one that was removed.
+    pub fn state_domain(&self, id: AccountId) -> Option<&StateDomain> {
+        let here = self.view(id).map(|here| &here.account.state_domain);
+        let gone = || self.gone.iter().find(|gone| gone.id == id);
+        here.or_else(|| gone().map(|gone| &gone.state_domain))
+    }
+
+    /// What people call an account, or called it.
+    pub fn name(&self, id: AccountId) -> Option<&str> {
+        let here = self.view(id).map(|here| here.account.name.as_str());
+        let gone = || self.gone.iter().find(|gone| gone.id == id);
+        here.or_else(|| gone().map(|gone| gone.name.as_str()))
+    }
+
+    /// Whether an account is there.
+    pub fn is_here(&self, id: AccountId) -> bool {
+        self.view(id).is_some()
+    }
+
+    /// Those that hold this state, the one that made it before the others.
+    fn members(&self, owner: AccountId) -> Vec<&AccountView> {
+        let domain = self.state_domain(owner);
+        let shares = |account: &&AccountView| Some(&account.account.state_domain) == domain;
+        let mut members: Vec<&AccountView> = self.here.iter().filter(shares).collect();
+        members.sort_by_key(|account| account.id() != owner);
+        members
+    }
+}
+
 /// What the planner is told besides references and accounts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Terms {
@@ -350,7 +404,7 @@ pub enum Decision {
     Preferred(AccountId),
     /// Any account.
     Free,
-    /// The account that holds the state is not there any more.
+    /// The account that holds the state is not there any more, and nobody shares its state.
     OwnerGone(AccountId),
     /// A hard reference that nobody knows, where several accounts could hold it: its position.
     Unknown(usize),
@@ -376,8 +430,9 @@ pub struct Plan {
     pub decision: Decision,
     /// Which reference decided; `None` if nothing did.
     pub by: Option<ReferenceKind>,
-    /// Whether the deciding reference has an owner: a hard one that nobody knows has none.
-    pub known: bool,
+    /// Who owns the deciding reference, also if that was removed; a hard one that nobody knows has
+    /// no owner.
+    pub owner: Option<AccountId>,
     /// What must be left out there.
     pub strip: Strip,
     /// Accounts that are not asked because they do not have the model, while others do.
@@ -385,6 +440,16 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether something known decided.
+    pub fn is_known(&self) -> bool {
+        self.owner.is_some()
+    }
+
+    /// Whether only one account may serve, so that there is nowhere else to go.
+    pub fn is_alone(&self) -> bool {
+        matches!(&self.decision, Decision::Pinned(members) if members.len() < 2)
+    }
+
     /// Whether the pin can be given up, by leaving out what only its owner can read.
     pub fn yields(&self) -> bool {
         self.by.is_some_and(|by| by.strength() == Strength::Firm)
@@ -394,13 +459,13 @@ impl Plan {
 /// Decides. `found` is in the order of [`ReferenceKind`], sealed content newest first; the first
 /// that is known decides, and a hard one decides even if it is not. A hard reference is never given
 /// up for a softer one.
-pub fn plan(found: &[Found], accounts: &[AccountView], terms: Terms) -> Plan {
+pub fn plan(found: &[Found], accounts: &Accounts, terms: Terms) -> Plan {
     hard(found, accounts, terms)
         .or_else(|| firm(found, accounts, terms))
         .unwrap_or_else(|| soft(found, accounts, terms))
 }
 
-fn hard(found: &[Found], accounts: &[AccountView], terms: Terms) -> Option<Plan> {
+fn hard(found: &[Found], accounts: &Accounts, terms: Terms) -> Option<Plan> {
     let hard = || {
         found
             .iter()
@@ -417,77 +482,77 @@ fn hard(found: &[Found], accounts: &[AccountView], terms: Terms) -> Option<Plan>
         return Some(Plan {
             decision,
             by: Some(by),
-            known: true,
-            strip: strip(found, home(owner.account, accounts), accounts, terms),
+            owner: Some(owner.account),
+            strip: strip(found, accounts.state_domain(owner.account), accounts, terms),
             without_model: Vec::new(),
         });
     }
     let (first, unknown) = hard().find(|(_, found)| found.kind().must_be_known())?;
+    let only = accounts.here.first();
     Some(Plan {
-        decision: pin_unknown(first, accounts, terms),
+        decision: pin_unknown(first, &accounts.here, terms),
         by: Some(unknown.kind()),
-        known: false,
-        strip: strip(found, accounts.first(), accounts, terms),
+        owner: None,
+        strip: strip(
+            found,
+            only.map(|only| &only.account.state_domain),
+            accounts,
+            terms,
+        ),
         without_model: Vec::new(),
     })
 }
 
 /// The newest reasoning decides: what was sealed before it, elsewhere, has been left out before.
-fn firm(found: &[Found], accounts: &[AccountView], terms: Terms) -> Option<Plan> {
+fn firm(found: &[Found], accounts: &Accounts, terms: Terms) -> Option<Plan> {
     if terms.without_reasoning {
         return None;
     }
     let firm = |found: &&Found| found.kind().strength() == Strength::Firm && found.owner.is_some();
     let newest = found.iter().find(firm)?;
-    let home = home(newest.owner?.account, accounts)?;
-    let domain = &home.account.state_domain;
-    let serves = |account: &AccountView| account.account.state_domain == *domain && account.comes_back();
-    accounts.iter().any(serves).then(|| Plan {
-        decision: pin(home.id(), accounts),
+    let owner = newest.owner?.account;
+    let serves = accounts.members(owner).iter().any(|account| account.comes_back());
+    serves.then(|| Plan {
+        decision: pin(owner, accounts),
         by: Some(newest.kind()),
-        known: true,
-        strip: strip(found, Some(home), accounts, terms),
+        owner: Some(owner),
+        strip: strip(found, accounts.state_domain(owner), accounts, terms),
         without_model: Vec::new(),
     })
 }
 
-fn soft(found: &[Found], accounts: &[AccountView], terms: Terms) -> Plan {
-    let some_may = accounts.iter().any(|account| account.offers_model != Some(false));
+fn soft(found: &[Found], accounts: &Accounts, terms: Terms) -> Plan {
+    let here = &accounts.here;
+    let some_may = here.iter().any(|account| account.offers_model != Some(false));
     let lacks = |account: &&AccountView| some_may && account.offers_model == Some(false);
     let preferred = found.iter().find_map(|soft| {
         let owner = soft.owner.filter(|_| soft.kind().strength() == Strength::Soft)?;
-        let serves =
-            |account: &&AccountView| account.id() == owner.account && account.comes_back() && !lacks(account);
-        accounts.iter().find(serves).map(|_| (owner.account, soft.kind()))
+        let serves = |account: &&AccountView| account.comes_back() && !lacks(account);
+        accounts
+            .view(owner.account)
+            .filter(serves)
+            .map(|_| (owner.account, soft.kind()))
     });
     Plan {
         decision: preferred.map_or(Decision::Free, |(account, _)| Decision::Preferred(account)),
         by: preferred.map(|(_, kind)| kind),
-        known: preferred.is_some(),
+        owner: preferred.map(|(account, _)| account),
         strip: strip(found, None, accounts, terms),
-        without_model: accounts.iter().filter(lacks).map(AccountView::id).collect(),
+        without_model: here.iter().filter(lacks).map(AccountView::id).collect(),
     }
 }
 
-fn home(owner: AccountId, accounts: &[AccountView]) -> Option<&AccountView> {
-    accounts.iter().find(|account| account.id() == owner)
-}
-
-fn same_home(one: &Owner, other: &Owner, accounts: &[AccountView]) -> bool {
-    let domain = |owner: &Owner| home(owner.account, accounts).map(|home| &home.account.state_domain);
+fn same_home(one: &Owner, other: &Owner, accounts: &Accounts) -> bool {
+    let domain = |owner: &Owner| accounts.state_domain(owner.account);
     one.account == other.account || domain(one).is_some_and(|one| domain(other) == Some(one))
 }
 
-fn pin(owner: AccountId, accounts: &[AccountView]) -> Decision {
-    let Some(home) = home(owner, accounts) else {
-        return Decision::OwnerGone(owner);
-    };
-    let domain = &home.account.state_domain;
-    let siblings = accounts
-        .iter()
-        .filter(|account| account.account.state_domain == *domain && account.id() != owner);
-    let members = std::iter::once(home).chain(siblings);
-    Decision::Pinned(members.map(AccountView::id).collect())
+fn pin(owner: AccountId, accounts: &Accounts) -> Decision {
+    let members = accounts.members(owner);
+    match members.is_empty() {
+        true => Decision::OwnerGone(owner),
+        false => Decision::Pinned(members.into_iter().map(AccountView::id).collect()),
+    }
 }
 
 /// With one state domain, and one scope, there is only one place where the state can be and nobody
@@ -506,22 +571,19 @@ fn pin_unknown(position: usize, accounts: &[AccountView], terms: Terms) -> Decis
     }
 }
 
-/// What must be left out where these accounts serve; `None` where any may.
+/// What must be left out where the accounts of this domain serve; `None` where any may.
 ///
 /// Input items are a history: what stands before an item that was sealed elsewhere is as old or
 /// older, and leaving out all of it makes the same prefix at every turn.
-fn strip(found: &[Found], home: Option<&AccountView>, accounts: &[AccountView], terms: Terms) -> Strip {
+fn strip(found: &[Found], home: Option<&StateDomain>, accounts: &Accounts, terms: Terms) -> Strip {
     let mut reasoning = found
         .iter()
         .filter(|found| found.kind() == ReferenceKind::Reasoning);
     if terms.without_reasoning {
         return reasoning.next().map_or(Strip::Nothing, |_| Strip::All);
     }
-    let domain = |id: AccountId| self::home(id, accounts).map(|account| &account.account.state_domain);
-    let readable = |owner: Owner| {
-        // Without a home: whoever could read it would have been chosen if it could serve.
-        home.is_some_and(|home| domain(owner.account) == Some(&home.account.state_domain))
-    };
+    // Without a home: whoever could read it would have been chosen if it could serve.
+    let readable = |owner: Owner| home.is_some() && accounts.state_domain(owner.account) == home;
     reasoning
         .filter(|found| found.owner.is_some_and(|owner| !readable(owner)))
         .map(|found| found.position)

@@ -83,7 +83,11 @@ impl App {
         let store = Store::open(path, config.file.durability, metrics.clone())?;
         let connection = store::open_writable(path, config.file.durability)?;
         let mut found = roster::read(&connection, &config, secrets)?;
-        let pool = Pool::new(std::mem::take(&mut found.accounts), config.file.pool.rotation);
+        let pool = Pool::new(
+            std::mem::take(&mut found.accounts),
+            std::mem::take(&mut found.gone),
+            config.file.pool.rotation,
+        );
         let prices = prices::keep(&connection, config.file.prices())?;
 
         let limits = &config.file.limits;
@@ -260,11 +264,11 @@ async fn fold_due(gateway: &Gateway) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Fetches the lists of models that are known again, now and then.
+/// Fetches the lists of models, at the start and then now and again.
 async fn refresh_models(gateway: Arc<Gateway>) {
     loop {
-        tokio::time::sleep(limits::MODELS_REFRESH).await;
         models::refresh(&gateway).await;
+        tokio::time::sleep(limits::MODELS_REFRESH).await;
     }
 }
 

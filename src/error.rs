@@ -124,6 +124,17 @@ pub enum Error {
         /// The response that the request follows.
         id: Option<String>,
     },
+    /// An account that holds a part of a list does not tell it.
+    #[error("account {account:?} does not list: {reason}")]
+    ListNotWhole {
+        /// Who.
+        account: Option<String>,
+        /// Why, in words for a person.
+        reason: String,
+    },
+    /// A list has too much before its next item that is not for this client.
+    #[error("the list has too much that is skipped")]
+    ListTooLong,
     /// There is no such path.
     #[error("no such path")]
     NoSuchPath,

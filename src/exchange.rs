@@ -26,7 +26,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
 use tokio::sync::watch;
 
-use crate::affinity::{self, AccountView, ReferenceKind, Terms};
+use crate::affinity::{self, Accounts, ReferenceKind, Terms};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::limits;
@@ -276,6 +276,7 @@ fn read_envelope(question: &Question) -> Result<Envelope, Error> {
     let body = question.body.whole();
     if question.endpoint.api().is_none() {
         let mut envelope = Envelope::read(body).unwrap_or_default();
+        envelope.model = envelope.model.or_else(|| question.endpoint.model.clone());
         envelope.ids = request::mentioned(body).map_err(unreadable)?;
         let in_path = question.endpoint.mentioned.iter();
         envelope.ids.extend(in_path.map(|id| request::Named {
@@ -328,11 +329,11 @@ fn told_on_connection(error: Error, question: &Question, is_held: bool, record: 
 
 impl Gateway {
     /// How the accounts look to the planner for a request of this model.
-    pub fn view(&self, model: Option<&str>) -> Vec<AccountView> {
+    pub fn view(&self, model: Option<&str>) -> Accounts {
         let now = now_ms();
         let mut accounts = self.pool.view(model, now);
         if let Some(model) = model {
-            for view in &mut accounts {
+            for view in &mut accounts.here {
                 view.offers_model = self.models.offers(view.account.id, model, now);
             }
         }

@@ -85,7 +85,7 @@ pub const UNFOUND_MAX: usize = 4096;
 /// How long an id that was not found is not asked for again: longer than a client's quick retries.
 pub const UNFOUND_TTL: Duration = Duration::from_secs(30);
 
-/// How often the lists of models are fetched again, once somebody has used them; also how long an
+/// How often the lists of models are fetched again; also how long an
 /// account is believed that it does not have a model. New models come every few weeks.
 pub const MODELS_REFRESH: Duration = Duration::from_secs(10 * 60);
 
@@ -110,7 +110,8 @@ pub const LIST_LIMIT_MAX: usize = 1000;
 pub const LIST_PAGE: usize = 100;
 
 /// Pages that are fetched for one page of all accounts. It bounds what a client can make the accounts
-/// do: with it, ten thousand items are skipped. At it: the page ends early, and says that there is more.
+/// do: with it, ten thousand items are skipped. At it: the page ends early, and says that there is
+/// more; one that could not begin is an error.
 pub const LIST_FETCHES_MAX: usize = 200;
 
 /// The body of an upload that is passed on while it comes. OpenAI takes files of 512 MB, and 8 GB

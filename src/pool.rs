@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::account::{Account, AccountId, Signal, Standing, Switch, Usability};
-use crate::affinity::{AccountView, Decision};
+use crate::affinity::{AccountView, Accounts, Decision, Gone};
 use crate::breaker::Breaker;
 use crate::limits;
 use crate::quota::Quota;
@@ -30,6 +30,8 @@ pub struct Pool {
 #[derive(Debug)]
 struct Members {
     list: Vec<Member>,
+    /// Those that were removed.
+    gone: Arc<[Gone]>,
     rotation: Rotation,
     /// The virtual time of the member that was chosen last. See [`Turn`].
     virtual_time: u64,
@@ -160,13 +162,14 @@ pub enum NoLease {
 }
 
 impl Pool {
-    /// A pool of these accounts, each as it was left.
-    pub fn new(accounts: Vec<Known>, rotation: Rotation) -> Arc<Pool> {
+    /// A pool of these accounts, each as it was left; `gone` are those that were removed.
+    pub fn new(accounts: Vec<Known>, gone: Vec<Gone>, rotation: Rotation) -> Arc<Pool> {
         let list: Vec<Member> = accounts.into_iter().map(Member::new).collect();
         let latest = list.iter().map(|member| member.virtual_time).max().unwrap_or(0);
         Arc::new(Pool {
             members: Mutex::new(Members {
                 list,
+                gone: gone.into(),
                 rotation,
                 virtual_time: latest.saturating_sub(rotation::STRIDE),
                 line: Vec::new(),
@@ -183,8 +186,9 @@ impl Pool {
 
     /// Takes these accounts instead of those before. One that stays keeps its running attempts and,
     /// unless a person has given it another chance since, its standing.
-    pub fn replace(&self, accounts: Vec<Known>) {
+    pub fn replace(&self, accounts: Vec<Known>, gone: Vec<Gone>) {
         let mut members = self.members();
+        members.gone = gone.into();
         let mut before = std::mem::take(&mut members.list);
         for known in accounts {
             let position = before
@@ -215,13 +219,17 @@ impl Pool {
     }
 
     /// How the accounts look to the planner, for a request that names a model.
-    pub fn view(&self, model: Option<&str>, now_ms: i64) -> Vec<AccountView> {
+    pub fn view(&self, model: Option<&str>, now_ms: i64) -> Accounts {
         let view = |member: &Member| AccountView {
             account: member.account.clone(),
             usability: member.standing.usability(member.account.switch, model, now_ms),
             offers_model: None,
         };
-        self.members().list.iter().map(view).collect()
+        let members = self.members();
+        Accounts {
+            here: members.list.iter().map(view).collect(),
+            gone: members.gone.clone(),
+        }
     }
 
     /// How many accounts there are.

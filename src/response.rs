@@ -134,6 +134,9 @@ pub struct Facts {
     pub items: Vec<String>,
     /// Digests of what the items hold that only this account can read, each once.
     pub sealed: Vec<[u8; 32]>,
+    /// Why the upstream has withheld reasoning from its model, if it has: its `input_transformations`
+    /// say so. `organization_mismatch` before anything else: what another account sealed came here.
+    pub withheld: Option<String>,
 }
 
 impl Facts {
@@ -186,6 +189,15 @@ impl Facts {
         self.error_message = error.message.or(self.error_message.take());
     }
 
+    fn add_transformations(&mut self, transformations: Vec<Transformation>) {
+        let reasons = transformations.into_iter().filter_map(|told| told.reason);
+        for reason in reasons {
+            if self.withheld.is_none() || reason == WRONG_ACCOUNT {
+                self.withheld = Some(reason);
+            }
+        }
+    }
+
     fn add_response(&mut self, response: ResponseObject<'_>) {
         if let Some(id) = response.id {
             self.add_response_id(id);
@@ -202,6 +214,7 @@ impl Facts {
         for item in response.output.unwrap_or_default() {
             self.add_whole_item(item);
         }
+        self.add_transformations(response.input_transformations.unwrap_or_default());
     }
 }
 
@@ -289,7 +302,19 @@ struct ResponseObject<'a> {
     output: Option<Vec<ItemObject<'a>>>,
     #[serde(default, borrow)]
     usage: Option<&'a RawValue>,
+    #[serde(default, deserialize_with = "lenient")]
+    input_transformations: Option<Vec<Transformation>>,
 }
+
+/// What an upstream did to an item of the input before its model got it.
+#[derive(Deserialize)]
+struct Transformation {
+    #[serde(default, deserialize_with = "lenient")]
+    reason: Option<String>,
+}
+
+/// The reason of a transformation that says that a conversation came to the wrong account.
+const WRONG_ACCOUNT: &str = "organization_mismatch";
 
 #[derive(Deserialize)]
 struct IncompleteDetails {

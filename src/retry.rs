@@ -71,8 +71,7 @@ impl Failure {
     }
 }
 
-/// Decides. `pinned` says that only the accounts of one state domain may serve, where the caller
-/// plans again among them.
+/// Decides. `pinned` says that only one account may serve, so that there is nowhere else to go.
 pub fn next(failure: Failure, pinned: bool, spent: Spent) -> Next {
     let Spent {
         attempts,

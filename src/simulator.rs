@@ -2,8 +2,9 @@
 //! the benchmarks, and for people who try their agents.
 //!
 //! Each account is a server on a port of its own. It knows only its own responses, conversations and
-//! files, opens only what it has sealed itself, has a prompt cache of its own, and can be told to fail in every way that
-//! upstreams are known to fail ([`Fault`]). It keeps a journal of what it received.
+//! files, opens only what it has sealed itself, and has a prompt cache of its own, unless it shares
+//! all of that with others of its state domain. It can be told to fail in every way that upstreams
+//! are known to fail ([`Fault`]), and keeps a journal of what it received.
 
 mod account;
 mod cache;
@@ -23,6 +24,7 @@ mod server;
 mod socket;
 mod things;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +35,7 @@ use tokio::task::JoinHandle;
 use crate::account::Kind;
 use crate::server::{Bounds, Server};
 
-use account::State;
+use account::{Domain, State};
 pub use fault::Fault;
 pub use journal::{Ending, JournalEntry};
 use login::LoginServer;
@@ -71,6 +73,10 @@ pub struct AccountConfig {
     pub models: Vec<String>,
     /// Whether it speaks WebSocket, too.
     pub has_websocket: bool,
+    /// Whether it tells which models it has; some servers do not.
+    pub lists_models: bool,
+    /// Those of one name share what they hold, as the keys of one project do.
+    pub state_domain: Option<String>,
 }
 
 impl AccountConfig {
@@ -83,6 +89,8 @@ impl AccountConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             models: Vec::new(),
             has_websocket: true,
+            lists_models: true,
+            state_domain: None,
         }
     }
 }
@@ -114,8 +122,16 @@ impl Simulator {
     pub async fn start(config: SimulatorConfig) -> std::io::Result<Simulator> {
         let mut accounts = Vec::with_capacity(config.accounts.len());
         let logins = Arc::new(LoginServer::default());
+        let mut shared: HashMap<&str, Arc<Domain>> = HashMap::new();
         for account in &config.accounts {
-            accounts.push(SimulatedAccount::start(account, &config, &logins).await?);
+            let domain = match &account.state_domain {
+                None => Arc::new(Domain::of(&account.name)),
+                Some(name) => shared
+                    .entry(name)
+                    .or_insert_with(|| Arc::new(Domain::of(name)))
+                    .clone(),
+            };
+            accounts.push(SimulatedAccount::start(account, &config, &logins, domain).await?);
         }
         Ok(Simulator { accounts })
     }
@@ -150,6 +166,7 @@ impl SimulatedAccount {
         account: &AccountConfig,
         config: &SimulatorConfig,
         logins: &Arc<LoginServer>,
+        domain: Arc<Domain>,
     ) -> std::io::Result<SimulatedAccount> {
         let bounds = Bounds {
             connections: CONNECTIONS,
@@ -162,7 +179,7 @@ impl SimulatedAccount {
             Kind::OpenAi => (format!("{root}/v1"), None),
             Kind::Codex => (format!("{root}/backend-api/codex"), Some(logins.clone())),
         };
-        let state = Arc::new(State::new(account, config, logins));
+        let state = Arc::new(State::new(account, config, logins, domain));
         let router = server::router(state.clone());
         let task = tokio::spawn(server.serve(router, std::future::pending()));
         Ok(SimulatedAccount {

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::{AccountView, Decision, Found, Plan, ReferenceKind, Strip};
+use super::{AccountView, Accounts, Decision, Found, Plan, ReferenceKind, Strip};
 use crate::account::{AccountId, Usability};
 use crate::limits;
 
@@ -51,15 +51,13 @@ pub fn verdicts(plan: &Plan, accounts: &[AccountView]) -> Vec<Verdict> {
     let of = |account: &AccountView| {
         let id = account.account.id;
         match &plan.decision {
-            Decision::Pinned(members) if !plan.known => match members.contains(&id) {
+            Decision::Pinned(members) if !plan.is_known() => match members.contains(&id) {
                 true => Verdict::May,
                 false => Verdict::HoldsNothing,
             },
-            Decision::Pinned(members) => match members.iter().position(|member| *member == id) {
-                Some(0) => Verdict::Holds,
-                Some(_) => Verdict::Shares,
-                None => Verdict::HoldsNothing,
-            },
+            Decision::Pinned(_) if plan.owner == Some(id) => Verdict::Holds,
+            Decision::Pinned(members) if members.contains(&id) => Verdict::Shares,
+            Decision::Pinned(_) => Verdict::HoldsNothing,
             Decision::OwnerGone(_) | Decision::Unknown(_) | Decision::Conflict(..) => Verdict::HoldsNothing,
             _ if plan.without_model.contains(&id) => Verdict::WithoutModel,
             Decision::Preferred(preferred) if *preferred == id => Verdict::Warm,
@@ -73,7 +71,7 @@ pub fn verdicts(plan: &Plan, accounts: &[AccountView]) -> Vec<Verdict> {
 /// The reasons in one line, as the row keeps them; `None` where nothing spoke for or against
 /// anything. Names only what decides or differs: each kind of reference with its owner, and the
 /// accounts that could not be used.
-pub fn short(plan: &Plan, found: &[Found], accounts: &[AccountView]) -> Option<String> {
+pub fn short(plan: &Plan, found: &[Found], accounts: &Accounts) -> Option<String> {
     let mut line = String::new();
     let mut last: Option<(ReferenceKind, Option<AccountId>)> = None;
     for reference in found {
@@ -88,13 +86,16 @@ pub fn short(plan: &Plan, found: &[Found], accounts: &[AccountView]) -> Option<S
         line.push_str("->");
         line.push_str(match owner {
             None => "unknown",
-            Some(owner) => name(owner, accounts),
+            Some(owner) => accounts.name(owner).unwrap_or(NAMELESS),
         });
+        if owner.is_some_and(|owner| !accounts.is_here(owner)) {
+            line.push_str(" (removed)");
+        }
         if line.len() > limits::REASONS_BYTES_MAX {
             break;
         }
     }
-    for account in accounts {
+    for account in &accounts.here {
         let why = match account.usability {
             _ if plan.without_model.contains(&account.account.id) => "without the model",
             Usability::UsableAt(_) => "limited",
@@ -119,7 +120,5 @@ fn separate(line: &mut String) {
     }
 }
 
-fn name(id: AccountId, accounts: &[AccountView]) -> &str {
-    let known = accounts.iter().find(|account| account.account.id == id);
-    known.map_or("a removed account", |account| account.account.name.as_str())
-}
+/// An account whose row is not there either.
+const NAMELESS: &str = "an account";

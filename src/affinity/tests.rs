@@ -60,12 +60,20 @@ fn ids(ids: &[i64]) -> Vec<AccountId> {
     ids.iter().copied().map(AccountId).collect()
 }
 
+fn all(here: &[AccountView]) -> Accounts {
+    Accounts {
+        here: here.to_vec(),
+        gone: [].into(),
+    }
+}
+
+const ONE_SCOPE: Terms = Terms {
+    one_scope: true,
+    without_reasoning: false,
+};
+
 fn decide(found: &[Found], accounts: &[AccountView]) -> Plan {
-    let terms = Terms {
-        one_scope: true,
-        ..Terms::default()
-    };
-    plan(found, accounts, terms)
+    plan(found, &all(accounts), ONE_SCOPE)
 }
 
 /// How the owner of a reference stands.
@@ -78,6 +86,14 @@ enum State {
     Unknown,
 }
 
+const STATES: [State; 5] = [
+    State::Usable,
+    State::Limited,
+    State::OutOfUse,
+    State::Removed,
+    State::Unknown,
+];
+
 /// Where the state can be.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Domains {
@@ -89,99 +105,177 @@ enum Domains {
     One,
 }
 
+const DOMAINS: [Domains; 3] = [Domains::Apart, Domains::Shared, Domains::One];
+
+/// The owner is account 1, its sibling 2, the stranger 3.
+fn arranged(state: State, domains: Domains) -> Accounts {
+    let usability = match state {
+        State::Limited => Usability::UsableAt(1),
+        State::OutOfUse => Usability::Never,
+        _ => Usability::Usable,
+    };
+    let owner = used(1, "home", usability);
+    let (mut here, mut gone) = (Vec::new(), Vec::new());
+    match state {
+        State::Removed => gone.push(Gone {
+            id: owner.id(),
+            name: owner.account.name.clone(),
+            state_domain: owner.account.state_domain.clone(),
+        }),
+        _ => here.push(owner),
+    }
+    if domains != Domains::Apart {
+        here.push(account(2, "home"));
+    }
+    if domains != Domains::One {
+        here.push(account(3, "elsewhere"));
+    }
+    Accounts {
+        here,
+        gone: gone.into(),
+    }
+}
+
 /// Every kind, in every state of its owner, over every arrangement of domains: the decision that
-/// the design names for it.
+/// the design names for it, and the reason that people read.
 #[test]
 fn every_reference_decides_as_its_kind_says_in_every_state_of_its_owner() {
-    use State::*;
     for kind in ReferenceKind::ALL {
-        for state in [Usable, Limited, OutOfUse, Removed, Unknown] {
-            for domains in [Domains::Apart, Domains::Shared, Domains::One] {
-                let usability = match state {
-                    Limited => Usability::UsableAt(1),
-                    OutOfUse => Usability::Never,
-                    _ => Usability::Usable,
-                };
-                let mut accounts = Vec::new();
-                if state != Removed {
-                    accounts.push(used(1, "home", usability));
-                }
-                if domains != Domains::Apart {
-                    accounts.push(account(2, "home"));
-                }
-                if domains != Domains::One {
-                    accounts.push(account(3, "elsewhere"));
-                }
-                let owner = (state != Unknown).then_some(1);
-                let plan = decide(&[found(kind, owner)], &accounts);
-                let expected = expected(kind, state, domains, &accounts);
-                assert_eq!(plan.decision, expected, "{kind:?} {state:?} {domains:?}");
+        for state in STATES {
+            for domains in DOMAINS {
+                let case = format!("{kind:?} {state:?} {domains:?}");
+                let accounts = arranged(state, domains);
+                let owner = (state != State::Unknown).then_some(1);
+                let found = [found(kind, owner)];
+                let plan = plan(&found, &accounts, ONE_SCOPE);
+                let expected = expected(kind, state, domains);
+                assert_eq!(plan.decision, expected, "{case}");
                 let decides = !matches!(plan.decision, Decision::Free);
-                assert_eq!(plan.by, decides.then_some(kind), "{kind:?} {state:?} {domains:?}");
+                assert_eq!(plan.by, decides.then_some(kind), "{case}");
+                assert_eq!(plan.is_known(), decides && state != State::Unknown, "{case}");
                 assert_eq!(
-                    plan.known,
-                    decides && state != Unknown,
-                    "{kind:?} {state:?} {domains:?}"
+                    short(&plan, &found, &accounts),
+                    Some(reason(kind, state, &plan)),
+                    "{case}"
+                );
+                assert_eq!(
+                    verdicts(&plan, &accounts.here),
+                    judged(&plan, &accounts),
+                    "{case}"
                 );
             }
         }
     }
 }
 
-fn expected(kind: ReferenceKind, state: State, domains: Domains, accounts: &[AccountView]) -> Decision {
-    let home = match domains {
-        Domains::Apart => ids(&[1]),
+fn expected(kind: ReferenceKind, state: State, domains: Domains) -> Decision {
+    let home = match (domains, state) {
+        (Domains::Apart, State::Removed) => ids(&[]),
+        (Domains::Apart, _) => ids(&[1]),
+        // Whoever shares its state has it still.
+        (_, State::Removed) => ids(&[2]),
         _ => ids(&[1, 2]),
     };
     match (kind.strength(), state) {
-        (Strength::Hard, State::Removed) => Decision::OwnerGone(AccountId(1)),
         (Strength::Hard, State::Unknown) if !kind.must_be_known() => Decision::Free,
-        (Strength::Hard, State::Unknown) => match domains {
-            Domains::One => Decision::Pinned(accounts.iter().map(|view| view.account.id).collect()),
-            _ => Decision::Unknown(0),
-        },
+        (Strength::Hard, State::Unknown) if domains == Domains::One => Decision::Pinned(home),
+        (Strength::Hard, State::Unknown) => Decision::Unknown(0),
+        (_, State::Unknown) => Decision::Free,
+        (Strength::Hard, _) if home.is_empty() => Decision::OwnerGone(AccountId(1)),
         // A hard reference waits, however long.
         (Strength::Hard, _) => Decision::Pinned(home),
-        (_, State::Removed | State::Unknown) => Decision::Free,
         // Firm: as long as anybody who can read it comes back by itself.
         (Strength::Firm, State::OutOfUse) if domains == Domains::Apart => Decision::Free,
+        (Strength::Firm, _) if home.is_empty() => Decision::Free,
         (Strength::Firm, _) => Decision::Pinned(home),
-        (Strength::Soft, State::OutOfUse) => Decision::Free,
+        (Strength::Soft, State::OutOfUse | State::Removed) => Decision::Free,
         (Strength::Soft, _) => Decision::Preferred(AccountId(1)),
     }
 }
 
-/// The order of two references is that of their kinds, whichever is stronger or known.
+fn reason(kind: ReferenceKind, state: State, plan: &Plan) -> String {
+    let kind = kind.as_str();
+    let told = match state {
+        State::Usable => format!("{kind}->account-1"),
+        State::Limited => format!("{kind}->account-1; account-1 limited"),
+        State::OutOfUse => format!("{kind}->account-1; account-1 out of use"),
+        State::Removed => format!("{kind}->account-1 (removed)"),
+        State::Unknown => format!("{kind}->unknown"),
+    };
+    match plan.strip {
+        Strip::Nothing => told,
+        _ => told + "; stripped=reasoning",
+    }
+}
+
+fn judged(plan: &Plan, accounts: &Accounts) -> Vec<Verdict> {
+    let of = |account: &AccountView| match &plan.decision {
+        Decision::Free => Verdict::May,
+        Decision::Preferred(home) if *home == account.id() => Verdict::Warm,
+        Decision::Preferred(_) => Verdict::InReserve,
+        Decision::Pinned(_) if !plan.is_known() => Verdict::May,
+        Decision::Pinned(_) if account.id() == AccountId(1) => Verdict::Holds,
+        Decision::Pinned(_) if account.id() == AccountId(2) => Verdict::Shares,
+        _ => Verdict::HoldsNothing,
+    };
+    accounts.here.iter().map(of).collect()
+}
+
+/// Every pair of kinds, with the first in every state of its owner over every arrangement: which of
+/// the two decides, or that they disagree. The second belongs to the stranger, or where there is
+/// none to the sibling.
 #[test]
 fn of_two_references_the_first_that_is_known_decides_and_hard_ones_must_agree() {
-    let accounts = [account(1, "a"), account(2, "b")];
     for (index, first) in ReferenceKind::ALL.into_iter().enumerate() {
         for second in ReferenceKind::ALL.into_iter().skip(index) {
-            let plan = decide(&[found(first, Some(1)), found(second, Some(2))], &accounts);
-            let expected = match (first.strength(), second.strength()) {
-                (Strength::Hard, Strength::Hard) => Decision::Conflict(0, 1),
-                (Strength::Hard | Strength::Firm, _) => Decision::Pinned(ids(&[1])),
-                (Strength::Soft, _) => Decision::Preferred(AccountId(1)),
-            };
-            assert_eq!(
-                (plan.decision, plan.by),
-                (expected, Some(first)),
-                "{first:?} {second:?}"
-            );
-
-            // The first is unknown.
-            let plan = decide(&[found(first, None), found(second, Some(2))], &accounts);
-            let expected = match (first.must_be_known(), second.strength()) {
-                (true, Strength::Firm | Strength::Soft) => (Decision::Unknown(0), Some(first)),
-                (_, Strength::Soft) => (Decision::Preferred(AccountId(2)), Some(second)),
-                _ => (Decision::Pinned(ids(&[2])), Some(second)),
-            };
-            assert_eq!(
-                (plan.decision, plan.by),
-                expected,
-                "{first:?} unknown, {second:?}"
-            );
+            for state in STATES {
+                for domains in DOMAINS {
+                    let accounts = arranged(state, domains);
+                    let owner = (state != State::Unknown).then_some(1);
+                    let other = if domains == Domains::One { 2 } else { 3 };
+                    let found = [found(first, owner), found(second, Some(other))];
+                    let plan = plan(&found, &accounts, ONE_SCOPE);
+                    let (decision, by) = expected_of_two(first, second, state, domains);
+                    assert_eq!(
+                        (plan.decision, plan.by),
+                        (decision, by),
+                        "{first:?} {second:?} {state:?} {domains:?}"
+                    );
+                }
+            }
         }
+    }
+}
+
+fn expected_of_two(
+    first: ReferenceKind,
+    second: ReferenceKind,
+    state: State,
+    domains: Domains,
+) -> (Decision, Option<ReferenceKind>) {
+    use Strength::*;
+    let alone = expected(first, state, domains);
+    let stays = alone.clone();
+    let decides = stays != Decision::Free;
+    let of_first = (alone, decides.then_some(first));
+    let is_known = state != State::Unknown;
+    let of_second = match (second.strength(), domains, state) {
+        (Soft, Domains::One, _) => Decision::Preferred(AccountId(2)),
+        (Soft, ..) => Decision::Preferred(AccountId(3)),
+        (_, Domains::One, State::Removed) => Decision::Pinned(ids(&[2])),
+        (_, Domains::One, _) => Decision::Pinned(ids(&[2, 1])),
+        _ => Decision::Pinned(ids(&[3])),
+    };
+    let of_second = (of_second, Some(second));
+    match (first.strength(), second.strength()) {
+        (Hard, Hard) if is_known && domains != Domains::One => (Decision::Conflict(0, 1), Some(first)),
+        (Hard, _) if is_known => of_first,
+        (_, Hard) => of_second,
+        (Hard, _) if first.must_be_known() => of_first,
+        // The newest reasoning decides, or all is given up.
+        (Firm, Firm) if is_known => of_first,
+        _ if decides => of_first,
+        _ => of_second,
     }
 }
 
@@ -194,7 +288,7 @@ fn two_owners_of_one_domain_are_no_conflict() {
 
 #[test]
 fn with_other_scopes_an_unknown_id_is_not_even_passed_to_the_only_account() {
-    let one = [account(1, "a")];
+    let one = all(&[account(1, "a")]);
     let plan = plan(&[found(Response, None)], &one, Terms::default());
     assert_eq!(plan.decision, Decision::Unknown(0));
 }
@@ -261,7 +355,7 @@ fn reasoning_that_is_given_up_no_longer_pins_and_is_all_left_out() {
     assert!(pinned.yields());
     let plan = plan(
         &[at(3, Reasoning, Some(1)), found(Session, Some(2))],
-        &accounts,
+        &all(&accounts),
         terms,
     );
     assert!(!plan.yields());
@@ -278,14 +372,14 @@ fn the_reasons_name_every_reference_its_owner_and_who_is_away() {
         used(2, "b", Usability::UsableAt(5)),
         used(3, "c", Usability::Never),
     ];
-    let all = [
+    let pointers = [
         found(Item, Some(1)),
         found(Item, Some(1)),
         found(Session, Some(2)),
         found(Prefix, None),
     ];
-    let plan = decide(&all, &accounts);
-    let line = short(&plan, &all, &accounts).unwrap();
+    let plan = decide(&pointers, &accounts);
+    let line = short(&plan, &pointers, &all(&accounts)).unwrap();
     assert_eq!(
         line,
         "item_reference->account-1; session->account-2; prefix->unknown; account-2 limited; account-3 out of use"
@@ -295,7 +389,10 @@ fn the_reasons_name_every_reference_its_owner_and_who_is_away() {
         words,
         [Verdict::Holds, Verdict::HoldsNothing, Verdict::HoldsNothing]
     );
-    assert_eq!(short(&decide(&[], &accounts[..1]), &[], &accounts[..1]), None);
+    assert_eq!(
+        short(&decide(&[], &accounts[..1]), &[], &all(&accounts[..1])),
+        None
+    );
 }
 
 #[test]

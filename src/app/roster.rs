@@ -6,10 +6,11 @@ use std::sync::Arc;
 use tokio::signal::unix::Signal;
 
 use crate::account::Secret;
+use crate::affinity::Gone;
 use crate::clock::now_ms;
 use crate::config::{Config, ConfigError};
-use crate::exchange::Gateway;
 use crate::exchange::client::{Calendar, Client};
+use crate::exchange::{Gateway, models};
 use crate::limits;
 use crate::pool::Known;
 use crate::server::Tls;
@@ -24,6 +25,7 @@ use super::StartError;
 /// What file and database say.
 pub(super) struct Found {
     pub(super) accounts: Vec<Known>,
+    pub(super) gone: Vec<Gone>,
     pub(super) clients: Vec<Client>,
     pub(super) admin: Option<[u8; 32]>,
     pub(super) version: i64,
@@ -54,6 +56,8 @@ pub(super) fn read(connection: &Connection, config: &Config, secrets: Secrets) -
     let version = roster::read(connection)?.version;
     let found = Found {
         accounts: read_accounts(connection, config, secrets.accounts)?,
+        // After those of the file: what is not in it any more was removed just now.
+        gone: accounts::gone(connection)?,
         clients: read_clients(connection, config, &secrets.client_keys)?,
         admin: client_keys::admin_digest(connection)?,
         version,
@@ -200,8 +204,10 @@ impl Roster {
                 self.version = found.version;
                 self.in_order = true;
                 let (accounts, keys) = (found.accounts.len(), found.clients.len());
-                self.gateway.pool.replace(found.accounts);
+                self.gateway.pool.replace(found.accounts, found.gone);
                 self.keys.replace(found.clients, found.admin);
+                let gateway = self.gateway.clone();
+                tokio::spawn(async move { models::refresh_missing(&gateway).await });
                 tracing::info!(accounts, client_keys = keys, "accounts and keys taken over");
             }
             Err(error) => {

@@ -10,7 +10,7 @@ use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::Value;
 
-use crate::affinity::{AccountView, Owner, Reference};
+use crate::affinity::{AccountView, Accounts, Owner, Reference};
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::exchange::explain::explain_from;
@@ -120,14 +120,17 @@ fn live_owners(
     Ok(owners.into_iter().map(|owner| owner.filter(live)).collect())
 }
 
-fn views(connection: &Connection, model: Option<&str>) -> Result<Vec<AccountView>, store::StoreError> {
+fn views(connection: &Connection, model: Option<&str>) -> Result<Accounts, store::StoreError> {
     let now = now_ms();
     let view = |stored: accounts::StoredAccount| AccountView {
         usability: stored.standing.usability(stored.switch, model, now),
         account: Arc::new(stored.without_credential()),
         offers_model: None,
     };
-    Ok(accounts::list(connection)?.into_iter().map(view).collect())
+    Ok(Accounts {
+        here: accounts::list(connection)?.into_iter().map(view).collect(),
+        gone: accounts::gone(connection)?.into(),
+    })
 }
 
 fn print(told: &Value) {

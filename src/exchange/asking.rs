@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use http::{HeaderMap, Method};
 
 use crate::account::{Account, AccountId, Kind, Usability};
-use crate::affinity::{AccountView, ConversationId, Owner, Reference, ReferenceKind};
+use crate::affinity::{AccountView, Accounts, ConversationId, Owner, Reference, ReferenceKind};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::limits;
@@ -126,7 +126,7 @@ async fn ask(
         return None;
     }
     let path = path_of(found.kind(), &located.texts[position], question)?;
-    let asked = one_of_each_domain(&gateway.view(None));
+    let asked = one_of_each_domain(&gateway.view(None).here);
     let answers = join_all(asked.iter().map(async |account| {
         let outgoing = Outgoing {
             method: Method::GET,
@@ -205,17 +205,11 @@ impl Located {
     }
 
     /// That two references name different places.
-    pub(super) fn conflict(&self, first: usize, second: usize, accounts: &[AccountView]) -> Error {
+    pub(super) fn conflict(&self, first: usize, second: usize, accounts: &Accounts) -> Error {
         let side = |position: usize| {
             let found = &self.found[position];
-            let account = found.owner.and_then(|owner| {
-                let of_owner = |view: &&AccountView| view.account.id == owner.account;
-                accounts
-                    .iter()
-                    .find(of_owner)
-                    .map(|view| view.account.name.clone())
-            });
-            let account = account.unwrap_or_else(|| "a removed account".to_owned());
+            let account = found.owner.and_then(|owner| accounts.name(owner.account));
+            let account = account.unwrap_or("an account");
             let text = match self.texts[position].as_str() {
                 "" => String::new(),
                 id => format!(" '{id}'"),

@@ -9,7 +9,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 
 use crate::account::{Account, AccountId, Kind};
-use crate::affinity::{AccountView, ConversationId};
+use crate::affinity::{Accounts, ConversationId};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::limits;
@@ -25,9 +25,9 @@ const TURN_STATE: HeaderName = HeaderName::from_static("x-codex-turn-state");
 impl Gateway {
     /// How the accounts look to the planner for a request: those that cannot serve what it asks for
     /// count as without the model.
-    pub(super) fn view_for(&self, question: &Question, envelope: &Envelope) -> Vec<AccountView> {
+    pub(super) fn view_for(&self, question: &Question, envelope: &Envelope) -> Accounts {
         let mut accounts = self.view(envelope.model.as_deref());
-        for view in &mut accounts {
+        for view in &mut accounts.here {
             if view.account.kind == Kind::Codex && codex::check(&question.endpoint, envelope).is_err() {
                 view.offers_model = Some(false);
             }

@@ -4,7 +4,7 @@ use http::HeaderName;
 use serde_json::{Value, json};
 
 use crate::account::Usability;
-use crate::affinity::{self, AccountView, Decision, Owner, Plan, Reference, Strip, Terms};
+use crate::affinity::{self, AccountView, Accounts, Decision, Owner, Plan, Reference, Strip, Terms};
 use crate::error::Error;
 
 use super::references::{self, Located};
@@ -17,7 +17,7 @@ use super::{Gateway, Question, read_envelope};
 pub async fn explain(gateway: &Gateway, question: &Question) -> Result<Value, Error> {
     let envelope = read_envelope(question)?;
     let located = references::locate(gateway, question, &envelope).await?;
-    let accounts = gateway.view(envelope.model.as_deref());
+    let accounts = gateway.view_for(question, &envelope);
     Ok(explained(question, &located, &accounts))
 }
 
@@ -29,7 +29,7 @@ pub async fn explain(gateway: &Gateway, question: &Question) -> Result<Value, Er
 pub fn explain_from<E>(
     session_headers: &[HeaderName],
     question: &Question,
-    accounts: impl FnOnce(Option<&str>) -> Result<Vec<AccountView>, E>,
+    accounts: impl FnOnce(Option<&str>) -> Result<Accounts, E>,
     owners: impl FnOnce(&[Reference]) -> Result<Vec<Option<Owner>>, E>,
 ) -> Result<Result<Value, Error>, E> {
     let envelope = match read_envelope(question) {
@@ -43,7 +43,7 @@ pub fn explain_from<E>(
     Ok(Ok(explained(question, &located, &accounts)))
 }
 
-fn explained(question: &Question, located: &Located, accounts: &[AccountView]) -> Value {
+fn explained(question: &Question, located: &Located, accounts: &Accounts) -> Value {
     let terms = Terms {
         one_scope: question.one_scope,
         without_reasoning: false,
@@ -74,17 +74,16 @@ fn word(decision: &Decision) -> &'static str {
 }
 
 /// The account that comes first; `None` where the least loaded is taken, or none.
-fn chosen<'a>(decision: &Decision, accounts: &'a [AccountView]) -> Option<&'a str> {
+fn chosen<'a>(decision: &Decision, accounts: &'a Accounts) -> Option<&'a str> {
     let first = match decision {
         Decision::Pinned(members) => *members.first()?,
         Decision::Preferred(account) => *account,
         _ => return None,
     };
-    let view = accounts.iter().find(|view| view.account.id == first)?;
-    Some(&view.account.name)
+    accounts.name(first)
 }
 
-fn sentence(plan: &Plan, located: &Located, accounts: &[AccountView]) -> String {
+fn sentence(plan: &Plan, located: &Located, accounts: &Accounts) -> String {
     let by = plan.by.map_or("nothing", |by| by.as_str());
     let account = chosen(&plan.decision, accounts).unwrap_or("nobody");
     if let Some((_, id)) = located.on_connection() {
@@ -93,12 +92,15 @@ fn sentence(plan: &Plan, located: &Located, accounts: &[AccountView]) -> String 
         );
     }
     match &plan.decision {
-        Decision::Pinned(_) if !plan.known => {
+        Decision::Pinned(_) if !plan.is_known() => {
             format!("Goes to '{account}', the only place where {by} can be, though it is not known.")
         }
         Decision::Pinned(_) if plan.yields() => format!(
             "Goes to '{account}', which alone can read its {by}; if that cannot serve, the reasoning is left out and another account serves."
         ),
+        Decision::Pinned(members) if !plan.owner.is_some_and(|owner| members.contains(&owner)) => {
+            format!("Goes to '{account}', which shares the state of the removed account that held its {by}.")
+        }
         Decision::Pinned(members) if members.len() > 1 => format!(
             "Goes to '{account}', which holds its {by}, or to another account of the same state domain."
         ),
@@ -123,20 +125,21 @@ fn sentence(plan: &Plan, located: &Located, accounts: &[AccountView]) -> String 
     }
 }
 
-fn references_told(plan: &Plan, located: &Located, accounts: &[AccountView]) -> Vec<Value> {
+fn references_told(plan: &Plan, located: &Located, accounts: &Accounts) -> Vec<Value> {
     let decides = located
         .found
         .iter()
-        .position(|found| Some(found.kind()) == plan.by && found.owner.is_some() == plan.known);
+        .position(|found| Some(found.kind()) == plan.by && found.owner.is_some() == plan.is_known());
     let told = |(position, found): (usize, &affinity::Found)| {
         let owner = found.owner;
-        let home = owner.and_then(|owner| accounts.iter().find(|view| view.account.id == owner.account));
+        let name = owner.and_then(|owner| accounts.name(owner.account));
+        let domain = owner.and_then(|owner| accounts.state_domain(owner.account));
         json!({
             "kind": found.kind().as_str(),
             "strength": found.kind().strength().as_str(),
             "id": Some(&located.texts[position]).filter(|id| !id.is_empty()),
-            "owner": home.map(|home| &home.account.name),
-            "state_domain": home.map(|home| &home.account.state_domain.0),
+            "owner": name,
+            "state_domain": domain.map(|domain| &domain.0),
             "conversation_id": owner.map(|owner| owner.conversation.0),
             "expires_at": owner.and_then(|owner| at(owner.expires_at_ms)),
             "only_on_its_connection": owner.map(|owner| owner.connection.is_some()),
@@ -147,8 +150,8 @@ fn references_told(plan: &Plan, located: &Located, accounts: &[AccountView]) -> 
     located.found.iter().enumerate().map(told).collect()
 }
 
-fn accounts_told(plan: &Plan, accounts: &[AccountView]) -> Vec<Value> {
-    let verdicts = affinity::verdicts(plan, accounts);
+fn accounts_told(plan: &Plan, accounts: &Accounts) -> Vec<Value> {
+    let verdicts = affinity::verdicts(plan, &accounts.here);
     let told = |(view, verdict): (&AccountView, affinity::Verdict)| {
         let (now, until) = match view.usability {
             Usability::Usable => ("usable", None),
@@ -164,7 +167,7 @@ fn accounts_told(plan: &Plan, accounts: &[AccountView]) -> Vec<Value> {
             "until": until,
         })
     };
-    accounts.iter().zip(verdicts).map(told).collect()
+    accounts.here.iter().zip(verdicts).map(told).collect()
 }
 
 fn at(time_ms: i64) -> Option<String> {

@@ -1,8 +1,8 @@
 //! Which account has which model, and the union of all.
 //!
-//! The lists are fetched when somebody first asks for them, or when an account turns out not to have
-//! a model; from then on they are fetched again in the background, and the old ones hold as long as
-//! an account does not answer. What an upstream says of itself goes before its list.
+//! The lists are fetched when the gateway starts and when accounts are added, and again in the
+//! background now and then; the old ones hold as long as an account does not answer. What an upstream
+//! says of itself goes before its list, and where nobody lists a model, the upstreams have the word.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -68,7 +68,9 @@ impl Models {
         if refused.is_some_and(|until_ms| now_ms < *until_ms) {
             return Some(false);
         }
-        let list = known.lists.get(&(account, None))?;
+        // Some servers list nothing, and have models all the same.
+        let list = known.lists.get(&(account, None));
+        let list = list.filter(|list| !list.models.is_empty())?;
         Some(list.models.iter().any(|known| known.id == model))
     }
 
@@ -163,19 +165,21 @@ pub async fn union(gateway: &Arc<Gateway>, version: Option<&str>) -> Result<Byte
     .into())
 }
 
-/// Fetches the lists that are known again: for the background.
+/// Fetches the lists of all accounts: for the background.
 pub async fn refresh(gateway: &Gateway) {
-    let known = |account: &Arc<Account>| gateway.models.list(account.id, None).is_some();
-    let is_used = !gateway.models.read().refused.is_empty();
-    let accounts: Vec<Arc<Account>> = serving(gateway)
-        .into_iter()
-        .filter(|account| is_used || known(account))
-        .collect();
+    let accounts = serving(gateway);
+    join_all(accounts.iter().map(|account| fetch(gateway, account, None))).await;
+}
+
+/// Fetches the lists that are missing, because their accounts are new.
+pub async fn refresh_missing(gateway: &Gateway) {
+    let is_missing = |account: &Arc<Account>| gateway.models.list(account.id, None).is_none();
+    let accounts: Vec<Arc<Account>> = serving(gateway).into_iter().filter(is_missing).collect();
     join_all(accounts.iter().map(|account| fetch(gateway, account, None))).await;
 }
 
 fn serving(gateway: &Gateway) -> Vec<Arc<Account>> {
-    let views = gateway.view(None).into_iter();
+    let views = gateway.view(None).here.into_iter();
     let serves = |view: &crate::affinity::AccountView| view.usability != Usability::Never;
     views.filter(serves).map(|view| view.account).collect()
 }

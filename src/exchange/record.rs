@@ -212,13 +212,7 @@ impl Record {
         }
         self.affinity_note = Some("rehomed");
         let account = self.account.clone().unwrap_or_default();
-        let row = self.row();
-        let before = row
-            .reasons
-            .take()
-            .map(|reasons| reasons + "; ")
-            .unwrap_or_default();
-        row.reasons = Some(format!("{before}rehomed to {account}"));
+        self.row().add_reason(&format!("rehomed to {account}"));
     }
 
     pub(super) fn attempt(&mut self, lease: &Lease, plan: &Plan) {
@@ -240,7 +234,7 @@ impl Record {
             // What only its owner could read was given up.
             Decision::Preferred(_) | Decision::Free if is_stripped => Affinity::Moved,
             Decision::Preferred(preferred) if *preferred != account.id => Affinity::Moved,
-            Decision::Pinned(_) if !plan.known => Affinity::Unknown,
+            Decision::Pinned(_) if !plan.is_known() => Affinity::Unknown,
             Decision::Pinned(_) | Decision::Preferred(_) => Affinity::Hit,
             _ => Affinity::None,
         };
@@ -300,6 +294,7 @@ impl Record {
         };
         if self.tells {
             row.tell(facts);
+            self.note_withheld(&mut row, facts);
         }
         row.error_code = facts.error_code.clone().or(row.error_code);
         self.complete(&mut row, outcome);
@@ -335,6 +330,19 @@ impl Record {
         });
     }
 
+    /// The upstream did not let its model read what another account had sealed: a turn came to the
+    /// wrong one, or what is known of it is not so.
+    fn note_withheld(&self, row: &mut Row, facts: &Facts) {
+        let Some(reason) = &facts.withheld else { return };
+        row.add_reason(&format!("withheld={reason}"));
+        tracing::warn!(
+            request = row.id,
+            account = self.account,
+            reason,
+            "the upstream withheld reasoning from its model"
+        );
+    }
+
     fn complete(&self, row: &mut Row, outcome: Outcome) {
         row.outcome = outcome;
         row.ended_at_ms = Some(now_ms());
@@ -367,6 +375,16 @@ impl Record {
 }
 
 impl Row {
+    /// One more reason, or one more thing that came of them.
+    fn add_reason(&mut self, reason: &str) {
+        let reasons = self.reasons.get_or_insert_default();
+        if !reasons.is_empty() {
+            reasons.push_str("; ");
+        }
+        reasons.push_str(reason);
+        reasons.truncate(reasons.floor_char_boundary(2 * limits::REASONS_BYTES_MAX));
+    }
+
     /// Fills in what an answer has told so far.
     pub(super) fn tell(&mut self, facts: &Facts) {
         self.response_id = facts.response_id.clone().or(self.response_id.take());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 
 use crate::account::AccountId;
-use crate::affinity::{self, Decision, Plan, Strip, Terms};
+use crate::affinity::{self, Decision, Plan, Terms};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::limits;
@@ -79,7 +79,7 @@ impl Turn<'_> {
                 self.began.elapsed().saturating_sub(self.waited),
                 self.last.is_none(),
             );
-            let movable = !matches!(planned.decision, Decision::Pinned(_));
+            let movable = self.could_move(&planned);
             let sent = attempt::send(self.gateway, lease, way, self.reads(), movable).await;
             match sent {
                 Ok(attempt) => {
@@ -115,9 +115,10 @@ impl Turn<'_> {
                 Decision::OwnerGone(account) => {
                     record.row().affinity = Affinity::Refused;
                     record.row().account = Some(account);
+                    let name = accounts.name(account).unwrap_or("?");
                     return Err(Error::Unavailable {
                         account: None,
-                        reason: "the account that holds this conversation was removed".to_owned(),
+                        reason: format!("'{name}', which held what this points at, was removed"),
                     });
                 }
                 _ => return Ok(plan),
@@ -145,6 +146,18 @@ impl Turn<'_> {
             Role::Other if self.question.method == Method::POST => Reads::Object,
             _ => Reads::Nothing,
         }
+    }
+
+    /// Whether the request could still be made otherwise after an attempt: elsewhere, or without the
+    /// reasoning that the account cannot read.
+    pub(super) fn could_move(&self, plan: &Plan) -> bool {
+        !plan.is_alone() || plan.yields() || self.could_strip()
+    }
+
+    /// Whether there is sealed reasoning that has not been given up. A compaction is the history.
+    fn could_strip(&self) -> bool {
+        let mut sealed = self.envelope.sealed.iter();
+        !self.terms.without_reasoning && sealed.any(|sealed| !sealed.is_compaction)
     }
 
     /// Leases an account, waiting a bounded time for a cooldown, or in line for a free place.
@@ -204,13 +217,12 @@ impl Turn<'_> {
         record: &mut Record,
     ) -> Result<Option<Attempt>, Error> {
         record.attempt_failed(&failed);
-        let pinned = matches!(plan.decision, Decision::Pinned(_));
-        if failed.seal_is_unreadable && plan.strip != Strip::All && !self.envelope.sealed.is_empty() {
+        if failed.seal_is_unreadable && self.could_strip() {
             self.terms.without_reasoning = true;
             self.last = Some(failed);
             return Ok(None);
         }
-        if failed.code.as_deref() == Some(MODEL_NOT_FOUND) && !pinned && self.may_try_another(record) {
+        if failed.code.as_deref() == Some(MODEL_NOT_FOUND) && self.may_try_another(plan, record) {
             if let Some(model) = &self.envelope.model {
                 self.gateway.models.refused(failed.account.id, model, now_ms());
             }
@@ -256,8 +268,11 @@ impl Turn<'_> {
             faults: self.faults,
             time: self.began.elapsed(),
         };
-        let next = retry::next(failed.failure, pinned, spent);
-        self.last = Some(failed);
+        let next = retry::next(failed.failure, plan.is_alone(), spent);
+        // That nobody has the model says more than that one cannot be asked now.
+        if failed.signal.is_none() || !self.nobody_has_the_model() {
+            self.last = Some(failed);
+        }
         match next {
             Next::Again => Ok(None),
             Next::GiveUp => self.give_up(plan, record).map(Some),
@@ -265,8 +280,22 @@ impl Turn<'_> {
     }
 
     /// Another account may have the model, whatever their lists say.
-    pub(super) fn may_try_another(&mut self, record: &mut Record) -> bool {
-        record.row().attempts < limits::ATTEMPTS_MAX && self.tried.len() + 1 < self.gateway.pool.len()
+    fn may_try_another(&self, plan: &Plan, record: &mut Record) -> bool {
+        let accounts = match &plan.decision {
+            Decision::Pinned(members) => members.len(),
+            _ => self.gateway.pool.len(),
+        };
+        record.row().attempts < limits::ATTEMPTS_MAX && self.tried.len() + 1 < accounts
+    }
+
+    /// Whether an account has said that it does not have the model, and no other lists it.
+    fn nobody_has_the_model(&self) -> bool {
+        let code = self.last.as_ref().and_then(|last| last.code.as_deref());
+        let accounts = || self.gateway.view(self.envelope.model.as_deref()).here;
+        code == Some(MODEL_NOT_FOUND)
+            && accounts()
+                .iter()
+                .all(|account| account.offers_model == Some(false))
     }
 
     /// Whether the last failure is one that the client can be told as it is.

@@ -34,7 +34,7 @@ fn knowns(weights: &[u32], max_concurrent: Option<u32>) -> Vec<Known> {
 }
 
 fn pool(weights: &[u32], max_concurrent: Option<u32>) -> Arc<Pool> {
-    Pool::new(knowns(weights, max_concurrent), Rotation::LeastLoaded)
+    Pool::new(knowns(weights, max_concurrent), Vec::new(), Rotation::LeastLoaded)
 }
 
 fn wish<'a>(decision: &'a Decision, tried: &'a [AccountId]) -> Wish<'a> {
@@ -192,7 +192,7 @@ fn one_models_limit_keeps_no_other_model_away() {
 fn on_a_draining_account_what_lives_there_goes_on_and_nothing_begins() {
     let mut accounts = knowns(&[1, 1], None);
     accounts[0].account.switch = Switch::Draining;
-    let pool = Pool::new(accounts, Rotation::LeastLoaded);
+    let pool = Pool::new(accounts, Vec::new(), Rotation::LeastLoaded);
     for _ in 0..4 {
         assert_eq!(id(&lease(&pool, &Decision::Free, 0).unwrap()), 2);
     }
@@ -278,7 +278,7 @@ fn other_accounts_take_their_places_while_attempts_run() {
     // A person has given the first another chance; the second is gone.
     accounts[0].account.revision = 1;
     accounts.remove(1);
-    pool.replace(accounts);
+    pool.replace(accounts, Vec::new());
     assert_eq!(pool.len(), 2);
     drop(held);
     let ids = [0, 0].map(|now| lease(&pool, &Decision::Free, now));
@@ -301,6 +301,6 @@ fn the_order_of_turns_is_kept_over_a_restart() {
         account.unwrap().rotation = saved.rotation.unwrap();
     }
     assert!(first.to_save().is_empty());
-    let second = Pool::new(accounts, Rotation::LeastLoaded);
+    let second = Pool::new(accounts, Vec::new(), Rotation::LeastLoaded);
     assert_eq!(id(&lease(&second, &Decision::Free, 0).unwrap()), 3);
 }

@@ -19,6 +19,8 @@ pub struct Endpoint {
     pub id: Option<String>,
     /// Segments of a path that is not known, any of which may be an id.
     pub mentioned: Vec<String>,
+    /// The model that the path names: only who has it can tell about it.
+    pub model: Option<String>,
 }
 
 /// What is done at an endpoint.
@@ -79,29 +81,42 @@ struct Collection {
     path: &'static str,
     /// What a thing is called where nobody knows it.
     thing: &'static str,
-    /// Whether the upstream lists them.
-    is_listed: bool,
+    /// How the upstream lists them.
+    listed: Listed,
+}
+
+/// How a collection is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listed {
+    /// Not at all.
+    Not,
+    /// Newest first, and no other way.
+    NewestFirst,
+    /// Either way round, newest first unless it is said otherwise.
+    EitherWay,
+    /// Either way round, oldest first unless it is said otherwise.
+    EitherWayOldestFirst,
 }
 
 const COLLECTIONS: [Collection; 10] = [
-    collection("responses", "Response", false),
-    collection("conversations", "Conversation", false),
-    collection("files", "File", true),
-    collection("uploads", "Upload", false),
-    collection("vector_stores", "Vector store", true),
-    collection("containers", "Container", true),
-    collection("chat/completions", "Chat completion", true),
-    collection("batches", "Batch", true),
-    collection("fine_tuning/jobs", "Fine-tuning job", true),
-    collection("videos", "Video", true),
+    collection("responses", "Response", Listed::Not),
+    collection("conversations", "Conversation", Listed::Not),
+    collection("files", "File", Listed::EitherWay),
+    collection("uploads", "Upload", Listed::Not),
+    collection("vector_stores", "Vector store", Listed::EitherWay),
+    collection("containers", "Container", Listed::EitherWay),
+    collection(
+        "chat/completions",
+        "Chat completion",
+        Listed::EitherWayOldestFirst,
+    ),
+    collection("batches", "Batch", Listed::NewestFirst),
+    collection("fine_tuning/jobs", "Fine-tuning job", Listed::NewestFirst),
+    collection("videos", "Video", Listed::EitherWay),
 ];
 
-const fn collection(path: &'static str, thing: &'static str, is_listed: bool) -> Collection {
-    Collection {
-        path,
-        thing,
-        is_listed,
-    }
+const fn collection(path: &'static str, thing: &'static str, listed: Listed) -> Collection {
+    Collection { path, thing, listed }
 }
 
 /// Endpoints at which a model is asked, before the collections: `compact` is no id.
@@ -150,16 +165,27 @@ impl Endpoint {
             role,
             id: None,
             mentioned: Vec::new(),
+            model: None,
         }
+    }
+
+    fn collection(&self) -> Option<&'static Collection> {
+        let of = |collection: &&Collection| self.name[1..].starts_with(collection.path);
+        COLLECTIONS.iter().find(of)
     }
 
     /// What the thing that the path points at is called.
     pub fn thing(&self) -> &'static str {
-        let of = |collection: &&Collection| self.name[1..].starts_with(collection.path);
-        COLLECTIONS
-            .iter()
-            .find(of)
-            .map_or("Object", |collection| collection.thing)
+        self.collection().map_or("Object", |collection| collection.thing)
+    }
+
+    /// Whether its list has the oldest first where nothing is said, if it can be had either way round.
+    pub fn oldest_first(&self) -> Option<bool> {
+        match self.collection()?.listed {
+            Listed::EitherWay => Some(false),
+            Listed::EitherWayOldestFirst => Some(true),
+            Listed::Not | Listed::NewestFirst => None,
+        }
     }
 
     /// Whether a model answers, and how it is asked.
@@ -182,7 +208,7 @@ impl Collection {
         name.truncate(name.floor_char_boundary(limits::NAME_BYTES_MAX));
         let role = match (method.as_str(), below.len()) {
             ("POST", 0) => Role::Create,
-            ("GET", 0) if self.is_listed => Role::List,
+            ("GET", 0) if self.listed != Listed::Not => Role::List,
             (_, 0) => Role::Other,
             ("DELETE", 1) => Role::Delete,
             // Items of a conversation, the file of an upload: they can be pointed at later, too.
@@ -190,10 +216,8 @@ impl Collection {
             _ => Role::Use,
         };
         Endpoint {
-            name: name.into(),
-            role,
             id: below.first().map(|id| id.clone().into_owned()),
-            mentioned: Vec::new(),
+            ..Endpoint::named(name, role)
         }
     }
 }
@@ -202,10 +226,9 @@ fn models(method: &Method, decoded: &[Cow<'_, str>]) -> Endpoint {
     match (method.as_str(), decoded.len()) {
         ("GET" | "HEAD", 1) => Endpoint::named("/models", Role::Models),
         _ => Endpoint {
-            name: "/models/{id}".into(),
-            role: Role::Other,
-            id: None,
-            mentioned: Vec::new(),
+            // A model's name may have slashes of its own.
+            model: Some(decoded[1..].join("/")).filter(|model| model.len() <= limits::NAME_BYTES_MAX),
+            ..Endpoint::named("/models/{id}", Role::Other)
         },
     }
 }
@@ -216,13 +239,11 @@ fn other(decoded: &[Cow<'_, str>]) -> Endpoint {
     let mut name = format!("/{first}");
     name.truncate(name.floor_char_boundary(limits::NAME_BYTES_MAX));
     Endpoint {
-        name: format!("{name}{rest}").into(),
-        role: Role::Other,
-        id: None,
         mentioned: decoded
             .iter()
             .map(|segment| segment.clone().into_owned())
             .collect(),
+        ..Endpoint::named(format!("{name}{rest}"), Role::Other)
     }
 }
 

@@ -325,7 +325,7 @@ fn name_into(name: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// The top-level members that are read.
-const WANTED: [&[u8]; 7] = [
+const WANTED: [&[u8]; 8] = [
     b"id",
     b"model",
     b"service_tier",
@@ -333,6 +333,7 @@ const WANTED: [&[u8]; 7] = [
     b"usage",
     b"error",
     b"incomplete_details",
+    b"input_transformations",
 ];
 
 fn add_value(member: &[u8], bytes: &[u8], facts: &mut Facts) {
@@ -356,6 +357,9 @@ fn add_value(member: &[u8], bytes: &[u8], facts: &mut Facts) {
             if let Ok(error) = serde_json::from_slice::<ErrorObject>(bytes) {
                 facts.add_error(error);
             }
+        }
+        b"input_transformations" => {
+            facts.add_transformations(serde_json::from_slice(bytes).unwrap_or_default());
         }
         b"incomplete_details" => {
             if let Ok(IncompleteDetails { reason: Some(reason) }) = serde_json::from_slice(bytes) {

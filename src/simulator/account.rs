@@ -83,11 +83,30 @@ pub(super) struct State {
     pub(super) plan: Plan,
     next_id: AtomicU64,
     journal: Mutex<Journal>,
-    memory: Mutex<Memory>,
-    things: Mutex<Things>,
+    domain: Arc<Domain>,
     /// The models that it has; any, if none is named.
     models: Vec<String>,
+    pub(super) lists_models: bool,
     faults: Mutex<Faults>,
+}
+
+/// What the accounts of one state domain hold together.
+#[derive(Debug)]
+pub(super) struct Domain {
+    /// What its seal is made with.
+    name: String,
+    memory: Mutex<Memory>,
+    things: Mutex<Things>,
+}
+
+impl Domain {
+    pub(super) fn of(name: &str) -> Domain {
+        Domain {
+            name: name.to_owned(),
+            memory: Mutex::default(),
+            things: Mutex::default(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -121,6 +140,7 @@ impl State {
         account: &AccountConfig,
         config: &SimulatorConfig,
         login: Option<Arc<LoginServer>>,
+        domain: Arc<Domain>,
     ) -> State {
         State {
             name: account.name.clone(),
@@ -134,15 +154,15 @@ impl State {
             plan: Plan::default(),
             next_id: AtomicU64::new(1),
             journal: Mutex::default(),
-            memory: Mutex::default(),
-            things: Mutex::default(),
+            domain,
             models: account.models.clone(),
+            lists_models: account.lists_models,
             faults: Mutex::default(),
         }
     }
 
     pub(super) fn things(&self) -> MutexGuard<'_, Things> {
-        locked(&self.things)
+        locked(&self.domain.things)
     }
 
     /// The models that it lists.
@@ -191,6 +211,11 @@ impl State {
         faults.always = fault;
     }
 
+    /// How all requests are to fail: also those that nobody in front of a test has made.
+    pub(super) fn lasting_fault(&self) -> Option<Fault> {
+        locked(&self.faults).always.clone()
+    }
+
     /// How the next request is to fail.
     pub(super) fn next_fault(&self) -> Option<Fault> {
         let mut faults = locked(&self.faults);
@@ -207,11 +232,11 @@ impl State {
     }
 
     pub(super) fn kept(&self, id: &str) -> Option<Arc<Kept>> {
-        locked(&self.memory).responses.get(id).cloned()
+        locked(&self.domain.memory).responses.get(id).cloned()
     }
 
     pub(super) fn keep(&self, id: &str, kept: Arc<Kept>) {
-        let mut memory = locked(&self.memory);
+        let mut memory = locked(&self.domain.memory);
         for item in kept.object["output"].as_array().into_iter().flatten() {
             memory.items.extend(item["id"].as_str().map(str::to_owned));
         }
@@ -226,7 +251,7 @@ impl State {
 
     /// Lets a response run in the background: it goes on whenever it is asked for.
     pub(super) fn run_in_background(&self, id: &str) {
-        locked(&self.memory)
+        locked(&self.domain.memory)
             .background
             .insert(id.to_owned(), Progress::default());
     }
@@ -234,7 +259,7 @@ impl State {
     /// The status of a response in the background now; `None` for any other. It runs when it is asked
     /// for the first time, and has ended the second time.
     pub(super) fn progress(&self, id: &str) -> Option<&'static str> {
-        let mut memory = locked(&self.memory);
+        let mut memory = locked(&self.domain.memory);
         let progress = memory.background.get_mut(id)?;
         progress.polls += 1;
         Some(match (progress.is_cancelled, progress.polls) {
@@ -246,31 +271,31 @@ impl State {
 
     /// Cancels a response in the background; tells whether it is one.
     pub(super) fn cancel(&self, id: &str) -> bool {
-        let mut memory = locked(&self.memory);
+        let mut memory = locked(&self.domain.memory);
         let progress = memory.background.get_mut(id);
         progress.map(|progress| progress.is_cancelled = true).is_some()
     }
 
     pub(super) fn forget(&self, id: &str) -> bool {
-        locked(&self.memory).responses.remove(id).is_some()
+        locked(&self.domain.memory).responses.remove(id).is_some()
     }
 
     pub(super) fn knows_item(&self, id: &str) -> bool {
-        locked(&self.memory).items.contains(id)
+        locked(&self.domain.memory).items.contains(id)
     }
 
     pub(super) fn cached(&self, key: Option<&str>, context: &str) -> Cached {
-        locked(&self.memory).cache.pass(key, context.as_bytes())
+        locked(&self.domain.memory).cache.pass(key, context.as_bytes())
     }
 
-    /// Reasoning that only this account can open.
+    /// Reasoning that only this account can open, and those that share its state.
     pub(super) fn seal(&self) -> String {
         let nonce = *uuid::Uuid::new_v4().as_bytes();
         let tag = self.tag(&nonce);
         format!("gAAAA{}", URL_SAFE_NO_PAD.encode([&nonce[..], &tag].concat()))
     }
 
-    /// Whether this account made it.
+    /// Whether it was made here.
     pub(super) fn opens(&self, sealed: &str) -> bool {
         let decoded = sealed
             .strip_prefix("gAAAA")
@@ -281,8 +306,8 @@ impl State {
 
     fn tag(&self, nonce: &[u8; 16]) -> [u8; 32] {
         let digest = Sha256::new()
-            .chain_update(&self.name)
-            .chain_update(&self.api_key)
+            .chain_update("the seal of ")
+            .chain_update(&self.domain.name)
             .chain_update(nonce);
         digest.finalize().into()
     }

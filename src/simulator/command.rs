@@ -29,6 +29,9 @@ pub struct SimulateArgs {
     /// Wait between two deltas of a stream
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
     delta_delay: Duration,
+    /// Let all accounts share what they hold, as the keys of one project do
+    #[arg(long)]
+    shared_state: bool,
     /// Write a made-up history of N requests in 90 days into the database, and end
     #[arg(long, value_name = "N")]
     pub fill: Option<u64>,
@@ -49,6 +52,7 @@ impl SimulateArgs {
             let mut account = AccountConfig::named(&format!("sim-{}", char::from(b'a' + index)));
             account.has_websocket = !self.no_websocket;
             account.kind = self.kind;
+            account.state_domain = self.shared_state.then(|| "sim".to_owned());
             if self.port_base > 0 {
                 let port = self.port_base.checked_add(u16::from(index));
                 let port = port.ok_or_else(|| anyhow::anyhow!("there is no port after 65535"))?;

@@ -61,6 +61,25 @@ pub(super) fn resumed(object: &Value, after: Option<u64>, delta_delay: Duration)
     steps
 }
 
+/// The steps that refuse a request inside a stream that has begun.
+pub(super) fn refused(id: &str, error: &Value, fault: &Fault) -> Vec<Step> {
+    let mut writer = Writer {
+        steps: Vec::new(),
+        sequence: 0,
+        events: 0,
+        deltas: 0,
+        fault,
+        delta_delay: Duration::ZERO,
+        obfuscation: false,
+        ended: false,
+    };
+    let response = |status: &str, error: &Value| json!({ "response": { "id": id, "object": "response", "status": status, "error": error, "output": [], "usage": null } });
+    writer.send("response.created", response("in_progress", &Value::Null));
+    writer.send("response.in_progress", response("in_progress", &Value::Null));
+    writer.send("response.failed", response("failed", error));
+    writer.steps
+}
+
 struct Writer<'a> {
     steps: Vec<Step>,
     sequence: u64,

@@ -122,6 +122,10 @@ faults! {
     unknown_events: switch,
     /// Leaves the code of an unreadable seal out, as some upstreams do.
     null_code: switch,
+    /// Says what it refuses as an event inside a 200 stream.
+    refuse_in_stream: switch,
+    /// Withholds reasoning that it cannot read from its model, and says so, instead of refusing it.
+    withhold_foreign: switch,
     /// Leaves `usage` out.
     no_usage: switch,
     /// Leaves the details of `usage` out, as other servers than OpenAI's do.

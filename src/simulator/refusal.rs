@@ -108,6 +108,11 @@ impl Refusal {
         Refusal::bad_request(Some("websocket_connection_limit_reached"), None, message)
     }
 
+    /// What is wrong, as an event inside a stream says it.
+    pub(super) fn error(&self) -> Value {
+        json!({ "code": self.code, "message": self.message, "param": self.param, "type": self.kind })
+    }
+
     fn body(&self) -> Value {
         json!({ "error": { "message": self.message, "type": self.kind, "param": self.param, "code": self.code } })
     }

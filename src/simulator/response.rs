@@ -124,6 +124,9 @@ fn make(state: &State, held: Option<Held<'_>>, request: &Asked, fault: &Fault) -
         reasoning: reasoned,
     };
     let mut object = request.object(state, output, usage.object(fault), reason);
+    if fault.withhold_foreign {
+        object["input_transformations"] = request.withheld(state);
+    }
     if let Some(id) = &conversation {
         object["conversation"] = json!({ "id": id });
         let said = request.items(state);
@@ -160,6 +163,12 @@ fn make(state: &State, held: Option<Held<'_>>, request: &Asked, fault: &Fault) -
         plan: None,
         object,
     })
+}
+
+/// Whether an item holds what only another account can read.
+fn is_foreign(state: &State, item: &Value) -> bool {
+    let sealed = item["encrypted_content"].as_str();
+    sealed.is_some_and(|sealed| !state.opens(sealed))
 }
 
 /// Token figures.
@@ -261,10 +270,7 @@ impl Asked {
                 );
                 return Err(Refusal::not_found(message, Some("input")));
             }
-            if item["encrypted_content"]
-                .as_str()
-                .is_some_and(|sealed| !state.opens(sealed))
-            {
+            if is_foreign(state, item) && !fault.withhold_foreign {
                 let message = format!(
                     "The encrypted content for item {id} could not be verified. Reason: Encrypted content \
                      organization_id did not match the target organization."
@@ -274,6 +280,13 @@ impl Asked {
             }
         }
         Ok(())
+    }
+
+    /// What is said of reasoning that its model does not get.
+    fn withheld(&self, state: &State) -> Value {
+        let foreign = self.input_items().iter().filter(|item| is_foreign(state, item));
+        let told = |item: &Value| json!({ "id": item["id"], "type": item["type"], "action": "removed", "reason": "organization_mismatch" });
+        foreign.map(told).collect()
     }
 
     /// The conversation that it belongs to.

@@ -54,6 +54,7 @@ fn openai() -> Router<Arc<State>> {
         .route("/v1/responses/{id}/cancel", post(cancel))
         .route("/v1/responses/{id}/input_items", get(input_items))
         .route("/v1/models", get(models))
+        .route("/v1/models/{*id}", get(model))
         .merge(things::router())
         .merge(chat::router())
         .fallback(async |request: Request| Refusal::unknown_url(request.uri().path()))
@@ -93,8 +94,7 @@ async fn receive(Shared(state): Shared<Arc<State>>, request: Request, next: Next
     let Ok(bytes) = read else {
         return Refusal::bad_request(None, None, "The body could not be read.".to_owned()).into_response();
     };
-    let entry = state
-        .keeps_journal
+    let entry = (state.keeps_journal && !is_background(&parts.uri))
         .then(|| state.journal().add(received(&parts, &bytes)));
     let mut request = Request::from_parts(parts, body);
     request.extensions_mut().insert(Entry(entry));
@@ -105,6 +105,12 @@ async fn receive(Shared(state): Shared<Arc<State>>, request: Request, next: Next
     }
     add_headers(answer.headers_mut(), &state, begin);
     answer
+}
+
+/// The list of models comes whenever a gateway wants it, and no client: it says nothing about what
+/// was asked for.
+fn is_background(uri: &axum::http::Uri) -> bool {
+    uri.path().ends_with("/models")
 }
 
 fn received(parts: &axum::http::request::Parts, body: &Bytes) -> JournalEntry {
@@ -164,6 +170,10 @@ async fn create(
     }
     let answer = match response::answer(&state, &body, &fault) {
         Ok(answer) => answer,
+        Err(refusal) if fault.refuse_in_stream => {
+            let steps = events::refused(&state.id("resp"), &refusal.error(), &fault);
+            return Ok(respond(true, &fault, steps, sending));
+        }
         Err(refusal) => {
             sending.whole();
             return Err(refusal);
@@ -326,14 +336,17 @@ async fn input_items(
     })))
 }
 
+/// Asked for whenever a gateway wants it: no fault that waits for the next request is used up by it.
 async fn models(
     Shared(state): Shared<Arc<State>>,
     Query(asked): Query<HashMap<String, String>>,
-    headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
-    let fault = fault(&state, &headers)?;
+    let fault = state.lasting_fault().unwrap_or_default();
     if let Some(status) = fault.status {
         return Err(Refusal::told(status, &fault));
+    }
+    if !state.lists_models {
+        return Err(Refusal::unknown_url("/v1/models"));
     }
     let models = state.models().into_iter();
     // Codex asks with its version, and expects another shape.
@@ -342,10 +355,19 @@ async fn models(
             |slug: String| json!({ "slug": slug, "display_name": slug, "visibility": "list", "priority": 1 });
         return Ok(Json(json!({ "models": models.map(model).collect::<Vec<_>>() })));
     }
-    let model = |id: String| json!({ "id": id, "object": "model", "created": 1_795_000_000, "owned_by": "moorage-simulator" });
-    Ok(Json(
-        json!({ "object": "list", "data": models.map(model).collect::<Vec<_>>() }),
-    ))
+    let models: Vec<Value> = models.map(|id| model_object(&id)).collect();
+    Ok(Json(json!({ "object": "list", "data": models })))
+}
+
+fn model_object(id: &str) -> Value {
+    json!({ "id": id, "object": "model", "created": 1_795_000_000, "owned_by": "moorage-simulator" })
+}
+
+async fn model(Shared(state): Shared<Arc<State>>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
+    match state.models().contains(&id) {
+        true => Ok(Json(model_object(&id))),
+        false => Err(Refusal::no_model(&id)),
+    }
 }
 
 /// The body is a fault in text; with `?always`, for every request from now on.

@@ -8,6 +8,7 @@ use super::roster;
 use super::seal::Seal;
 use super::{StoreError, begin};
 use crate::account::{Account, AccountId, Credential, Kind, Secret, Standing, StateDomain, Status, Switch};
+use crate::affinity::Gone;
 use crate::quota::Quota;
 
 /// An account to put into the database.
@@ -157,6 +158,22 @@ pub fn list(connection: &Connection) -> Result<Vec<StoredAccount>, StoreError> {
         })
     })?;
     Ok(accounts.collect::<Result<_, _>>()?)
+}
+
+/// Lists the accounts that were removed: where they shared their state, others have it still.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn gone(connection: &Connection) -> Result<Vec<Gone>, StoreError> {
+    let mut statement = connection.prepare(include_str!("../../sql/queries/gone_accounts.sql"))?;
+    let gone = statement.query_map([], |row| {
+        Ok(Gone {
+            id: AccountId(row.get("id")?),
+            name: row.get("name")?,
+            state_domain: StateDomain(row.get("state_domain")?),
+        })
+    })?;
+    Ok(gone.collect::<Result<_, _>>()?)
 }
 
 /// Adds an account, or brings one up to date that was added before. `secret` is sealed.

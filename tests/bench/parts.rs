@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use moorage::account::{Account, AccountId, Credential, Kind, StateDomain, Switch, Usability};
-use moorage::affinity::{AccountView, ConversationId, Found, Owner, Reference, ReferenceKind, Terms, plan};
+use moorage::affinity::{
+    AccountView, Accounts, ConversationId, Found, Owner, Reference, ReferenceKind, Terms, plan,
+};
 use moorage::request::Envelope;
 use moorage::response::events::{Splitter, events};
 use moorage::store::requests::Row;
@@ -54,13 +56,17 @@ fn event_splitter(criterion: &mut Criterion) {
 }
 
 fn planner(criterion: &mut Criterion) {
-    let accounts: Vec<AccountView> = (1..=8)
+    let here = (1..=8)
         .map(|id| AccountView {
             account: Arc::new(account(id)),
             usability: Usability::Usable,
             offers_model: None,
         })
         .collect();
+    let accounts = Accounts {
+        here,
+        gone: [].into(),
+    };
     let kinds = [
         ReferenceKind::Response,
         ReferenceKind::Session,

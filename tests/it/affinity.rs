@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Harness, KEY, Reply, said};
+use crate::harness::{Harness, KEY, Reply, eventually, said};
 
 /// What arrived last at the account that answered.
 fn arrived(harness: &Harness, reply: &Reply) -> Value {
@@ -206,6 +206,88 @@ async fn what_an_upstream_cannot_read_is_left_out_once_whatever_code_it_gives() 
 }
 
 #[tokio::test]
+async fn an_unreadable_seal_that_is_told_inside_a_stream_is_left_out_once_too() {
+    let harness = Harness::over(2).await;
+    let foreign = json!({ "type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAAfrom-somewhere-else" });
+    let mut history = Vec::new();
+    replayed(&harness, &mut history, "begin").await;
+    let kept = harness.turn(None).await.id();
+    let user = json!({ "role": "user", "content": "go on" });
+    let sealed = history.iter().find(|item| item["type"] == "reasoning").unwrap();
+    // Nothing known; firmly pinned by what an account sealed itself; pinned hard.
+    let cases = [
+        json!({ "store": false, "input": [foreign, user] }),
+        json!({ "store": false, "input": [foreign, sealed, user] }),
+        json!({ "previous_response_id": kept, "input": [foreign, user] }),
+    ];
+    for mut body in cases {
+        body["stream"] = true.into();
+        for fault in ["refuse_in_stream", "refuse_in_stream;null_code"] {
+            let reply = harness.simulate(fault, body.clone()).await;
+            assert_eq!(reply.status, 200, "{reply:?}");
+            let kinds = reply.kinds();
+            let count = |kind: &str| kinds.iter().filter(|known| *known == kind).count();
+            assert_eq!(
+                (
+                    count("response.created"),
+                    count("response.failed"),
+                    count("response.completed")
+                ),
+                (1, 0, 1),
+                "{body} {kinds:?}"
+            );
+            assert!(
+                reply.affinity().contains("stripped=reasoning"),
+                "{}",
+                reply.affinity()
+            );
+            assert_eq!(harness.row(reply.request_id()).await["attempts"], 2);
+            let sent = arrived(&harness, &reply);
+            assert_eq!(sent["input"], json!([user]), "{sent}");
+            assert_eq!(sent["previous_response_id"], body["previous_response_id"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_compaction_alone_that_an_upstream_cannot_read_is_asked_about_once() {
+    let harness = Harness::over(2).await;
+    let compaction =
+        json!({ "type": "compaction", "id": "cmp_1", "encrypted_content": "gAAAAfrom-somewhere-else" });
+    for stream in [false, true] {
+        let body = json!({ "store": false, "stream": stream, "input": [compaction] });
+        let reply = harness.post(body).await;
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (400, "invalid_encrypted_content")
+        );
+        assert_eq!(harness.row(reply.request_id()).await["attempts"], 1);
+    }
+}
+
+#[tokio::test]
+async fn reasoning_that_an_upstream_withholds_from_its_model_is_told_in_row_and_log() {
+    let harness = Harness::over(1).await;
+    let foreign = json!({ "type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAAfrom-somewhere-else" });
+    for stream in [false, true] {
+        let input = json!([foreign, { "role": "user", "content": "hi" }]);
+        let body = json!({ "store": false, "stream": stream, "input": input });
+        let reply = harness.simulate("withhold_foreign", body.clone()).await;
+        assert_eq!(reply.status, 200);
+        let row = harness.row(reply.request_id()).await;
+        let reasons = row["reasons"].as_str().unwrap();
+        assert!(reasons.ends_with("; withheld=organization_mismatch"), "{reasons}");
+    }
+    eventually("both in the log", || {
+        (harness.log().matches("withheld reasoning").count() == 2).then_some(())
+    })
+    .await;
+    let well = harness.simulate("withhold_foreign", said("hi", None)).await;
+    let row = harness.row(well.request_id()).await;
+    assert!(!row["reasons"].to_string().contains("withheld"), "{row}");
+}
+
+#[tokio::test]
 async fn a_response_that_was_made_elsewhere_is_found_by_asking_and_then_known() {
     let harness = Harness::over(3).await;
     // Made at the second account, past the gateway.
@@ -240,38 +322,6 @@ async fn asking_can_be_switched_off() {
         (400, "previous_response_not_found")
     );
     assert!(harness.account(0).journal().is_empty() && harness.account(1).journal().is_empty());
-}
-
-#[tokio::test]
-async fn accounts_of_one_domain_stand_in_for_each_other() {
-    let harness = Harness::build(3)
-        .account("state_domain = \"shared\"")
-        .account("state_domain = \"shared\"")
-        .section("[affinity]\npin_wait = \"0s\"")
-        .start()
-        .await;
-    let mut home = harness.turn(None).await;
-    while home.account() == "sim-c" {
-        home = harness.post(said("something else", None)).await;
-    }
-    let sibling = if home.account() == "sim-a" {
-        "sim-b"
-    } else {
-        "sim-a"
-    };
-    harness
-        .named(home.account())
-        .script("status=429;retry_after=600".parse().unwrap());
-    let reply = harness.post(said("go on", Some(&home.id()))).await;
-    // The simulated accounts share nothing: what counts is that the sibling was asked, and no other.
-    assert_eq!(reply.account(), sibling);
-    assert!(
-        harness
-            .named("sim-c")
-            .journal()
-            .iter()
-            .all(|entry| entry.method == "GET")
-    );
 }
 
 #[tokio::test]

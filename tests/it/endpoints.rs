@@ -6,22 +6,22 @@ use serde_json::{Value, json};
 use crate::harness::{Builder, Harness, KEY, PATIENCE, Reply, eventually, said};
 
 /// A second client, with conversations of its own.
-const OTHER: &str = "mk-test-key-of-the-other";
+pub const OTHER: &str = "mk-test-key-of-the-other";
 
-fn with_other(builder: Builder, folder: &tempfile::TempDir) -> Builder {
+pub fn with_other(builder: Builder, folder: &tempfile::TempDir) -> Builder {
     let file = folder.path().join("other.key");
     std::fs::write(&file, OTHER).unwrap();
     builder.section(&format!("[[client_key]]\nname = \"other\"\nkey_file = {file:?}"))
 }
 
-async fn over_two_keys(accounts: usize) -> (Harness, tempfile::TempDir) {
+pub async fn over_two_keys(accounts: usize) -> (Harness, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let harness = with_other(Harness::build(accounts), &folder).start().await;
     (harness, folder)
 }
 
 /// A request of a client to any path.
-async fn call(harness: &Harness, key: &str, method: &str, path: &str, body: Option<Value>) -> Reply {
+pub async fn call(harness: &Harness, key: &str, method: &str, path: &str, body: Option<Value>) -> Reply {
     let url = format!("{}/v1{path}", harness.gateway.url());
     let mut request = harness
         .http
@@ -36,16 +36,16 @@ async fn call(harness: &Harness, key: &str, method: &str, path: &str, body: Opti
     Reply::of(request).await
 }
 
-async fn get(harness: &Harness, path: &str) -> Reply {
+pub async fn get(harness: &Harness, path: &str) -> Reply {
     call(harness, KEY, "GET", path, None).await
 }
 
-async fn post(harness: &Harness, path: &str, body: Value) -> Reply {
+pub async fn post(harness: &Harness, path: &str, body: Value) -> Reply {
     call(harness, KEY, "POST", path, Some(body)).await
 }
 
 /// A form with one file, as SDKs send it.
-fn form(content: &str) -> (String, String) {
+pub fn form(content: &str) -> (String, String) {
     let boundary = "----the-boundary";
     let body = format!(
         "--{boundary}\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nuser_data\r\n\
@@ -55,7 +55,7 @@ fn form(content: &str) -> (String, String) {
     (format!("multipart/form-data; boundary={boundary}"), body)
 }
 
-async fn upload(harness: &Harness, key: &str, path: &str, content: &str) -> Reply {
+pub async fn upload(harness: &Harness, key: &str, path: &str, content: &str) -> Reply {
     let (kind, body) = form(content);
     let url = format!("{}/v1{path}", harness.gateway.url());
     let request = harness
@@ -300,94 +300,6 @@ async fn no_body_reaches_what_is_another_keys() {
 }
 
 #[tokio::test]
-async fn a_list_is_the_union_in_order_page_by_page_and_only_of_the_own_scope() {
-    let folder = tempfile::tempdir().unwrap();
-    let harness = with_other(Harness::build(3), &folder).start().await;
-    // Made past the gateway: on all accounts, and nobody's.
-    for account in harness.simulator.accounts() {
-        let (kind, body) = form("x");
-        let url = format!("{}/files", account.base_url());
-        let request = harness.http.post(url).bearer_auth(account.api_key());
-        Reply::of(request.header("content-type", kind).body(body)).await;
-    }
-    let mut mine = Vec::new();
-    for number in 0..7 {
-        let reply = post(&harness, "/conversations", json!({})).await;
-        // Each file goes where its conversation's session would: spread over the accounts.
-        let (kind, body) = form(&number.to_string());
-        let request = harness
-            .http
-            .post(format!("{}/v1/files", harness.gateway.url()))
-            .bearer_auth(if number == 3 { OTHER } else { KEY })
-            .header("session-id", reply.request_id().to_string())
-            .header("content-type", kind);
-        let made = Reply::of(request.body(body)).await;
-        if number != 3 {
-            mine.push(made.json()["id"].as_str().unwrap().to_owned());
-        }
-    }
-    mine.sort();
-    for order in ["asc", "desc"] {
-        let mut seen: Vec<String> = Vec::new();
-        let mut times = Vec::new();
-        let mut after = String::new();
-        loop {
-            let page = get(&harness, &format!("/files?limit=2&order={order}{after}")).await;
-            assert_eq!(page.status, 200, "{page:?}");
-            let page = page.json();
-            let items = page["data"].as_array().unwrap();
-            assert!(items.len() <= 2, "{page}");
-            seen.extend(items.iter().map(|item| item["id"].as_str().unwrap().to_owned()));
-            times.extend(items.iter().map(|item| item["created_at"].as_i64().unwrap()));
-            if page["has_more"] == false {
-                break;
-            }
-            assert_eq!(page["last_id"], items.last().unwrap()["id"]);
-            assert!(seen.len() < 2 * mine.len(), "it never ends: {page}");
-            after = format!("&after={}", page["last_id"].as_str().unwrap());
-        }
-        if order == "desc" {
-            times.reverse();
-        }
-        assert!(times.is_sorted(), "{times:?}");
-        seen.sort();
-        assert_eq!(seen, mine, "{order}");
-    }
-    let foreign = call(&harness, OTHER, "GET", &format!("/files?after={}", mine[0]), None).await;
-    assert_eq!(foreign.status, 404);
-}
-
-#[tokio::test]
-async fn with_one_scope_a_list_has_everything_that_the_accounts_hold() {
-    let harness = Harness::over(3).await;
-    let mut all = Vec::new();
-    for account in harness.simulator.accounts() {
-        for _ in 0..5 {
-            let (kind, body) = form("x");
-            let url = format!("{}/files", account.base_url());
-            let request = harness.http.post(url).bearer_auth(account.api_key());
-            let made = Reply::of(request.header("content-type", kind).body(body)).await;
-            all.push(made.json()["id"].as_str().unwrap().to_owned());
-        }
-    }
-    let mut seen = Vec::new();
-    let mut after = String::new();
-    loop {
-        let page = get(&harness, &format!("/files?limit=4{after}")).await.json();
-        let items = page["data"].as_array().unwrap();
-        seen.extend(items.iter().map(|item| item["id"].as_str().unwrap().to_owned()));
-        if page["has_more"] == false {
-            break;
-        }
-        assert!(seen.len() < 2 * all.len(), "it never ends: {page}");
-        after = format!("&after={}", page["last_id"].as_str().unwrap());
-    }
-    all.sort();
-    seen.sort();
-    assert_eq!(seen, all);
-}
-
-#[tokio::test]
 async fn a_conversation_pins_its_turns_and_keeps_its_items() {
     let harness = Harness::over(3).await;
     for form in [true, false] {
@@ -568,60 +480,6 @@ async fn a_file_that_nobody_has_seen_here_is_found_by_asking() {
         nobody.json()["error"]["message"],
         "File with id 'file_nobody' not found."
     );
-}
-
-#[tokio::test]
-async fn models_are_the_union_and_a_request_goes_to_who_has_its_model() {
-    let harness = Harness::build(2)
-        .models(&[&["big", "both"], &["small", "both"]])
-        .start()
-        .await;
-    let listed = get(&harness, "/models").await.json();
-    let ids: Vec<&str> = listed["data"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|model| model["id"].as_str().unwrap())
-        .collect();
-    assert_eq!(ids, ["big", "both", "small"]);
-    let codex = get(&harness, "/models?client_version=0.169.0").await.json();
-    let slugs: Vec<&str> = codex["models"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|model| model["slug"].as_str().unwrap())
-        .collect();
-    assert_eq!(slugs, ["big", "both", "small"]);
-    for _ in 0..4 {
-        for (model, account) in [("big", "sim-a"), ("small", "sim-b")] {
-            let reply = harness.post(json!({ "model": model, "input": "hi" })).await;
-            assert_eq!((reply.status, reply.account()), (200, account));
-            assert_eq!(harness.row(reply.request_id()).await["attempts"], 1);
-        }
-    }
-    let nobody = harness.post(json!({ "model": "huge", "input": "hi" })).await;
-    assert_eq!((nobody.status, nobody.code().as_str()), (404, "model_not_found"));
-
-    // Stale lists hold while an account does not answer.
-    harness.account(0).always(Some("status=500".parse().unwrap()));
-    assert_eq!(get(&harness, "/models").await.json(), listed);
-}
-
-#[tokio::test]
-async fn without_a_list_an_account_that_does_not_have_the_model_is_asked_once() {
-    let harness = Harness::build(2).models(&[&["big"], &["small"]]).start().await;
-    let mut attempts = Vec::new();
-    for number in 0..4 {
-        let body = json!({ "model": "small", "input": format!("matter {number}") });
-        let reply = harness.post(body).await;
-        assert_eq!((reply.status, reply.account()), (200, "sim-b"));
-        attempts.push(
-            harness.row(reply.request_id()).await["attempts"]
-                .as_i64()
-                .unwrap(),
-        );
-    }
-    assert!(attempts.iter().sum::<i64>() <= 5, "{attempts:?}");
 }
 
 #[tokio::test]

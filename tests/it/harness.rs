@@ -38,6 +38,9 @@ pub async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>)
     }
 }
 
+/// The state domain of the accounts that share what they hold.
+const SHARED: &str = "shared";
+
 /// Builds a harness.
 pub struct Builder {
     accounts: usize,
@@ -48,6 +51,8 @@ pub struct Builder {
     models: Vec<Vec<String>>,
     has_websocket: bool,
     kinds: Vec<Kind>,
+    shared: usize,
+    unlisted: bool,
 }
 
 impl Builder {
@@ -67,6 +72,18 @@ impl Builder {
     /// What the simulated accounts are like, in their order; without, OpenAI's API.
     pub fn kinds(mut self, kinds: &[Kind]) -> Builder {
         self.kinds = kinds.to_vec();
+        self
+    }
+
+    /// No account tells which models it has.
+    pub fn unlisted(mut self) -> Builder {
+        self.unlisted = true;
+        self
+    }
+
+    /// So many of the accounts, the first, share what they hold, and their settings say so.
+    pub fn sharing(mut self, accounts: usize) -> Builder {
+        self.shared = accounts;
         self
     }
 
@@ -102,6 +119,8 @@ impl Builder {
             models: self.models.get(index).cloned().unwrap_or_default(),
             has_websocket: self.has_websocket,
             kind: self.kinds.get(index).copied().unwrap_or(Kind::OpenAi),
+            lists_models: !self.unlisted,
+            state_domain: (index < self.shared).then(|| SHARED.to_owned()),
             ..AccountConfig::named(&format!("sim-{}", char::from(b'a' + index as u8)))
         });
         let config = SimulatorConfig {
@@ -141,10 +160,15 @@ impl Builder {
                 );
                 continue;
             }
+            let domain = if index < self.shared {
+                format!("state_domain = {SHARED:?}")
+            } else {
+                String::new()
+            };
             let key_file = folder.path().join(format!("{name}.key"));
             std::fs::write(&key_file, key).unwrap();
             toml += &format!(
-                "\n[[account]]\nname = {name:?}\nbase_url = {base_url:?}\napi_key_file = {key_file:?}\n{settings}\n"
+                "\n[[account]]\nname = {name:?}\nbase_url = {base_url:?}\napi_key_file = {key_file:?}\n{domain}\n{settings}\n"
             );
         }
         if let Some(index) = (0..accounts.len()).find(|index| self.is_login(*index)) {
@@ -202,6 +226,8 @@ impl Harness {
             models: Vec::new(),
             has_websocket: true,
             kinds: Vec::new(),
+            shared: 0,
+            unlisted: false,
         }
     }
 

@@ -60,6 +60,12 @@ impl Drop for RawUpstream {
 async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>, requests: Arc<Mutex<Vec<Vec<u8>>>>) {
     stream.set_nodelay(true).unwrap();
     let request = read_message(&mut stream).await;
+    // Asked for at the start of every gateway, and not what a test is about.
+    if request.starts_with(b"GET /v1/models ") {
+        let missing = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        stream.write_all(missing).await.ok();
+        return;
+    }
     requests.lock().unwrap().push(request);
     let script = script.lock().unwrap().clone();
     for piece in script {
