@@ -472,7 +472,11 @@ fn hard(found: &[Found], accounts: &Accounts, terms: Terms) -> Option<Plan> {
             .enumerate()
             .filter(|(_, found)| found.kind().is_hard())
     };
+    let unknown = hard().find(|(_, found)| found.kind().must_be_known() && found.owner.is_none());
     let mut known = hard().filter_map(|(index, found)| Some((index, found.kind(), found.owner?)));
+    // With other scopes nothing unknown is passed on beside what is known: it could be theirs.
+    let known = known.by_ref().filter(|_| terms.one_scope || unknown.is_none());
+    let mut known = known.fuse();
     if let Some((first, by, owner)) = known.next() {
         let other = known.find(|(_, _, other)| !same_home(&owner, other, accounts));
         let decision = match other {
@@ -487,7 +491,7 @@ fn hard(found: &[Found], accounts: &Accounts, terms: Terms) -> Option<Plan> {
             without_model: Vec::new(),
         });
     }
-    let (first, unknown) = hard().find(|(_, found)| found.kind().must_be_known())?;
+    let (first, unknown) = unknown?;
     let only = accounts.here.first();
     Some(Plan {
         decision: pin_unknown(first, &accounts.here, terms),

@@ -135,6 +135,9 @@ pub enum Error {
     /// A list has too much before its next item that is not for this client.
     #[error("the list has too much that is skipped")]
     ListTooLong,
+    /// A form names an id behind its file, when it is on its way already.
+    #[error("a form names an id behind its file")]
+    LateReference,
     /// There is no such path.
     #[error("no such path")]
     NoSuchPath,

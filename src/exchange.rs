@@ -34,14 +34,14 @@ use crate::metrics::Metrics;
 use crate::pool::{Changed, Pool};
 use crate::price::Prices;
 use crate::request::endpoint::{Endpoint, Role};
-use crate::request::{self, Envelope, Unreadable};
+use crate::request::{self, Envelope, Named, Unreadable};
 use crate::store::requests::{Affinity, Transport};
 use crate::store::{Lifetimes, StandingRow, Store};
 use crate::upstream::http::Upstream;
 use crate::upstream::passing::Passing;
 
 use answer::Answer;
-pub use asking::Unfound;
+pub use asking::{Unfound, is_anyones};
 use attempt::Attempt;
 pub use codex::TurnStates;
 use connection::{Keeping, OnConnection};
@@ -134,8 +134,13 @@ pub struct Question {
 pub enum Content {
     /// Read whole.
     Whole(Bytes),
-    /// Passed on while it comes: what it holds is not looked at.
-    Passing(Passing),
+    /// Passed on while it comes.
+    Passing {
+        /// What comes.
+        body: Passing,
+        /// What its first fields point with.
+        ids: Vec<Named>,
+    },
 }
 
 impl Content {
@@ -143,7 +148,7 @@ impl Content {
         static EMPTY: Bytes = Bytes::new();
         match self {
             Content::Whole(bytes) => bytes,
-            Content::Passing(_) => &EMPTY,
+            Content::Passing { .. } => &EMPTY,
         }
     }
 }
@@ -277,9 +282,12 @@ fn read_envelope(question: &Question) -> Result<Envelope, Error> {
     if question.endpoint.api().is_none() {
         let mut envelope = Envelope::read(body).unwrap_or_default();
         envelope.model = envelope.model.or_else(|| question.endpoint.model.clone());
-        envelope.ids = request::mentioned(body).map_err(unreadable)?;
+        envelope.ids = match &question.body {
+            Content::Whole(body) => request::mentioned(body).map_err(unreadable)?,
+            Content::Passing { ids, .. } => ids.clone(),
+        };
         let in_path = question.endpoint.mentioned.iter();
-        envelope.ids.extend(in_path.map(|id| request::Named {
+        envelope.ids.extend(in_path.map(|id| Named {
             kind: ReferenceKind::Mentioned,
             id: id.clone(),
         }));
@@ -302,7 +310,8 @@ fn read_envelope(question: &Question) -> Result<Envelope, Error> {
     Ok(envelope)
 }
 
-fn unreadable(error: Unreadable) -> Error {
+/// What a client is told of a body that cannot be read.
+pub fn unreadable(error: Unreadable) -> Error {
     match error {
         Unreadable::NotAnObject(error) => Error::BadJson {
             message: error.message,

@@ -114,6 +114,14 @@ pub const LIST_PAGE: usize = 100;
 /// more; one that could not begin is an error.
 pub const LIST_FETCHES_MAX: usize = 200;
 
+/// A field of a multipart form, or the head of a part. Real ones have some hundred bytes. Larger:
+/// the form is refused.
+pub const FORM_FIELD_BYTES_MAX: usize = 64 * 1024;
+
+/// Fields in front of the first file of a form, which are held until they are read. Real ones have a
+/// kilobyte. At it: the form is refused.
+pub const FORM_HEAD_BYTES_MAX: u64 = 1024 * 1024;
+
 /// The body of an upload that is passed on while it comes. OpenAI takes files of 512 MB, and 8 GB
 /// in parts. Larger: the upload is cut, 413.
 pub const UPLOAD_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;

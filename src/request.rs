@@ -7,6 +7,7 @@
 pub mod codex;
 pub mod endpoint;
 pub mod event;
+pub mod form;
 mod ids;
 mod input;
 mod strip;

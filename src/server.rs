@@ -4,6 +4,7 @@ mod admin;
 mod body;
 pub mod door;
 pub mod errors;
+mod form;
 pub mod keys;
 mod listen;
 mod page;

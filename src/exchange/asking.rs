@@ -14,6 +14,7 @@ use crate::affinity::{AccountView, Accounts, ConversationId, Owner, Reference, R
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::limits;
+use crate::request::Named;
 use crate::store::requests::Affinity;
 use crate::store::{Remember, Work};
 use crate::upstream::http::{Outgoing, OutgoingBody};
@@ -42,6 +43,17 @@ impl Unfound {
             unfound.insert(id.digest, now_ms + lifetime_ms);
         }
     }
+}
+
+/// Whether any of these ids is known, in whatever scope.
+///
+/// # Errors
+/// If the database cannot be read.
+pub async fn is_anyones(gateway: &Gateway, ids: &[Named]) -> Result<bool, Error> {
+    let references = ids.iter().map(|id| Reference::new("", id.kind, id.id.as_bytes()));
+    let known = gateway.store.first_known_in_any_scope(references.collect()).await;
+    let known = known.map_err(|error| Error::StoreUnreadable(error.to_string()))?;
+    Ok(known.is_some())
 }
 
 /// Refuses a request that points at what is known in another scope only, wherever in it that is:
@@ -73,6 +85,8 @@ pub(super) async fn shield(
     row.affinity_by = Some(located.found[position].kind());
     // As for an id that never existed, and to the same end.
     ask(gateway, question, located, position).await;
+    // Also where it is known to exist: asked again, it takes no longer than one that never did.
+    gateway.unfound.add(&located.found[position].reference, now_ms());
     Err(located.not_found(position, question))
 }
 
@@ -201,6 +215,7 @@ impl Located {
             ReferenceKind::Container => ("Container", Some("tools")),
             _ => ("Object", None),
         };
+        let parameter = parameter.filter(|_| question.endpoint.api().is_some());
         Error::NotFound { thing, id, parameter }
     }
 

@@ -188,7 +188,7 @@ impl Record {
         let row = self.row();
         row.request_bytes = match &question.body {
             Content::Whole(body) => Some(body.len() as u64),
-            Content::Passing(body) => body.announced_bytes(),
+            Content::Passing { body, .. } => body.announced_bytes(),
         };
         row.transport = question.transport(envelope);
         row.model_asked = envelope.model.clone();

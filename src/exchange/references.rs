@@ -54,7 +54,7 @@ pub fn pointers(session_headers: &[HeaderName], question: &Question, envelope: &
     if let Some(id) = envelope.conversation.as_ref().filter(|_| api.is_some()) {
         pointers.id(ReferenceKind::Conversation, id);
     }
-    pointers.ids(&envelope.ids, api.is_some());
+    pointers.ids(&envelope.ids);
     if api.is_some() {
         pointers.sealed(envelope);
         for id in envelope.item_ids.iter().rev() {
@@ -83,15 +83,10 @@ impl Pointers<'_> {
         self.add(kind, id.as_bytes(), 0, id);
     }
 
-    fn ids(&mut self, ids: &[Named], is_known_api: bool) {
+    fn ids(&mut self, ids: &[Named]) {
         let first = self.list.len();
         for Named { kind, id } in ids {
-            let kind = if is_known_api {
-                *kind
-            } else {
-                ReferenceKind::Mentioned
-            };
-            self.id(kind, id);
+            self.id(*kind, id);
         }
         self.list[first..].sort_by_key(|pointer| pointer.reference.kind);
     }
@@ -242,6 +237,8 @@ impl Keeps {
             },
             Role::Generate(Api::Chat) if envelope.store == Some(true) => Keeps::Response,
             Role::Create => Keeps::All,
+            // What was made in the background is told here first.
+            _ if question.is_retrieval() => Keeps::All,
             Role::Other if question.method == http::Method::POST => Keeps::Response,
             _ => Keeps::Nothing,
         }

@@ -22,7 +22,7 @@ use super::attempt::{self, Attempt, Failed, Reads};
 use super::record::Record;
 use super::references::{self, Located};
 use super::way::Setting;
-use super::{Gateway, Question, asking, standing_row};
+use super::{Content, Gateway, Question, asking, standing_row};
 
 /// The attempts of one exchange.
 pub(super) struct Turn<'a> {
@@ -217,6 +217,11 @@ impl Turn<'_> {
         record: &mut Record,
     ) -> Result<Option<Attempt>, Error> {
         record.attempt_failed(&failed);
+        if let Content::Passing { body, .. } = &self.question.body
+            && let Some(error) = body.why_stopped()
+        {
+            return Err(error);
+        }
         if failed.seal_is_unreadable && self.could_strip() {
             self.terms.without_reasoning = true;
             self.last = Some(failed);

@@ -172,7 +172,7 @@ impl Setting<'_> {
     fn over_http(self, account: &Account, strip: Strip) -> Way {
         let question = self.question;
         let body = match &question.body {
-            Content::Passing(body) => OutgoingBody::Passing(body.clone()),
+            Content::Passing { body, .. } => OutgoingBody::Passing(body.clone()),
             Content::Whole(body) => {
                 let mut splices = self.fill_in(account);
                 if let Some(on) = &question.on {

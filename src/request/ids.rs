@@ -40,16 +40,50 @@ pub(super) fn read_into(body: &[u8], ids: &mut Vec<Named>) -> Result<(), Unreada
 /// If there are more than any real request has.
 pub fn mentioned(body: &[u8]) -> Result<Vec<Named>, Unreadable> {
     let mut ids = Vec::new();
-    walk(body, |_, value| {
-        if let Some(id) = decoded(value).filter(|id| looks_like_id(id)) {
-            ids.push(Named {
-                kind: ReferenceKind::Mentioned,
-                id: id.into_owned(),
-            });
-        }
-    })?;
+    add_mentioned(body, &mut ids)?;
     once_each(&mut ids)?;
     Ok(ids)
+}
+
+fn add_mentioned(body: &[u8], ids: &mut Vec<Named>) -> Result<(), Unreadable> {
+    walk(body, |place, value| {
+        // What a client notes for itself points at nothing.
+        let id = decoded(value).filter(|id| looks_like_id(id) && !place.is_within(&[b"metadata"]));
+        ids.extend(id.map(|id| Named {
+            kind: kind_of(place.name()).unwrap_or(ReferenceKind::Mentioned),
+            id: id.into_owned(),
+        }));
+    })
+}
+
+/// Adds the ids that a field of a form names.
+///
+/// # Errors
+/// If there are more than any real request has.
+pub(super) fn of_field(name: &str, value: &[u8], ids: &mut Vec<Named>) -> Result<(), Unreadable> {
+    // Of a list it is one: `file_ids[]`.
+    let name = name.split('[').next().unwrap_or_default();
+    match std::str::from_utf8(value).map(str::trim) {
+        Ok(text) if text.starts_with(['{', '[']) => add_mentioned(text.as_bytes(), ids)?,
+        Ok(text) if name != "metadata" && looks_like_id(text) => ids.push(Named {
+            kind: kind_of(name.as_bytes()).unwrap_or(ReferenceKind::Mentioned),
+            id: text.to_owned(),
+        }),
+        _ => {}
+    }
+    once_each(ids)
+}
+
+/// What an id would be under this name, wherever that stands.
+fn kind_of(name: &[u8]) -> Option<ReferenceKind> {
+    Some(match name {
+        b"file_id" | b"file_ids" | b"input_file_id" | b"training_file" | b"validation_file" => {
+            ReferenceKind::File
+        }
+        b"vector_store_id" | b"vector_store_ids" => ReferenceKind::VectorStore,
+        b"container" | b"container_id" => ReferenceKind::Container,
+        _ => return None,
+    })
 }
 
 fn once_each(ids: &mut Vec<Named>) -> Result<(), Unreadable> {
@@ -100,12 +134,7 @@ impl Place<'_> {
     /// What an id would mean here.
     fn kind(&self) -> Option<ReferenceKind> {
         let top: &[u8] = self.frames.first().map_or(&[], |frame| &frame.name);
-        let kind = match self.name() {
-            b"file_id" | b"file_ids" => ReferenceKind::File,
-            b"vector_store_id" | b"vector_store_ids" => ReferenceKind::VectorStore,
-            b"container" | b"container_id" => ReferenceKind::Container,
-            _ => return None,
-        };
+        let kind = kind_of(self.name())?;
         match top {
             b"tools" | b"prompt" => Some(kind),
             // What an earlier answer cited or looked up is told again with it.

@@ -7,13 +7,12 @@ use http_body_util::BodyExt as _;
 
 use crate::error::Error;
 use crate::limits;
-use crate::upstream::passing::{BoxError, Passing};
 
 /// What is reserved at once on a client's word about its body's size.
 const RESERVE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// The layer in front has removed the encodings that it undid.
-fn check_encoding(headers: &HeaderMap) -> Result<(), Error> {
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Error> {
     match headers.get(CONTENT_ENCODING) {
         Some(encoding) if *encoding != "identity" => {
             let encoding = encoding.to_str().unwrap_or("unreadable");
@@ -48,28 +47,8 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Body, most: usize) -> Re
     Ok(whole.freeze())
 }
 
-/// A body that is passed on while it comes, within the same time between two pieces, and within its
-/// own limit.
-pub(super) fn passing(headers: &HeaderMap, body: Body, most: u64) -> Result<Passing, Error> {
-    check_encoding(headers)?;
-    let size = body.size_hint();
-    if size.lower() > most {
-        return Err(Error::UploadTooLarge(most));
-    }
-    let pieces = futures_util::stream::try_unfold((body, most), |(mut body, left)| async move {
-        match next(&mut body).await {
-            Ok(None) => Ok(None),
-            Ok(Some(bytes)) => match left.checked_sub(bytes.len() as u64) {
-                Some(left) => Ok(Some((bytes, (body, left)))),
-                None => Err(BoxError::from("the upload is too large")),
-            },
-            Err(error) => Err(BoxError::from(error)),
-        }
-    });
-    Ok(Passing::new(pieces, size.exact()))
-}
-
-async fn next(body: &mut Body) -> Result<Option<Bytes>, Error> {
+/// The next piece, within its time.
+pub(super) async fn next(body: &mut Body) -> Result<Option<Bytes>, Error> {
     loop {
         let frame = tokio::time::timeout(limits::REQUEST_BODY_IDLE, body.frame()).await;
         match frame.map_err(|_| Error::BodyTimeout)? {

@@ -98,6 +98,7 @@ fn describe(error: &Error) -> (u16, &'static str, &'static str, String) {
         Error::NotFound { thing, id, .. } => (404, INVALID_REQUEST, "not_found", format!("{thing} with id '{id}' not found.")),
         Error::Unfit { account, unfit, id } => unfit_for(account, *unfit, id.as_deref().unwrap_or_default()),
         Error::ListNotWhole { account, reason } => (503, SERVER, "account_unavailable", format!("The account '{}' did not tell its part of this list: {reason}. Without it, it would look as if something had been deleted. Try again, or disable the account to do without what it holds.", account.as_deref().unwrap_or("?"))),
+        Error::LateReference => (400, INVALID_REQUEST, "invalid_reference", "A field that names an id stands behind the file; put it before.".into()),
         Error::ListTooLong => (503, SERVER, "list_too_long", "Between this page and the one before there is too much that is not for this client.".into()),
         Error::NoSuchPath => (404, INVALID_REQUEST, "unknown_url", "This is no path of the API.".into()),
         Error::PreviousResponseNotFound(id) => (400, INVALID_REQUEST, "previous_response_not_found", format!("Previous response with id '{id}' not found.")),

@@ -20,7 +20,7 @@ use crate::exchange::{self, Content, Question, Record, Routing, lists, models};
 use crate::limits;
 use crate::request::endpoint::{Endpoint, Role};
 
-use super::{Front, body, errors, socket};
+use super::{Front, body, errors, form, socket};
 
 /// Answers a request whose body may be compressed: it is read as what it stands for. An encoding that
 /// is not known is let through, and refused where the body is read.
@@ -29,7 +29,7 @@ pub(super) async fn answer(State(front): State<Front>, request: Request<Body>) -
         return answer_plain(front, request).await;
     }
     let plain = service_fn(|request: Request<DecompressionBody<Body>>| {
-        let answered = answer_plain(front.clone(), request.map(Body::new));
+        let answered = Box::pin(answer_plain(front.clone(), request.map(Body::new)));
         async { Ok::<_, Infallible>(answered.await) }
     });
     let decompressed = RequestDecompression::new(plain).pass_through_unaccepted(true);
@@ -68,7 +68,7 @@ async fn answer_plain(front: Front, request: Request<Body>) -> Response {
             models::union(&front.gateway, version.as_deref()).await
         }
         Role::List if !lists::is_whole(&front.gateway, &question) => {
-            lists::page(&front.gateway, &question).await
+            Box::pin(lists::page(&front.gateway, &question)).await
         }
         _ => {
             return match exchange::run(&front.gateway, record, question).await {
@@ -93,7 +93,15 @@ async fn question(
     let key = front.keys.identify(&head.headers).ok_or(Error::UnknownKey)?;
     record.asked_by(&key)?;
     let body = match passes(&endpoint, &head.headers) {
-        true => Content::Passing(body::passing(&head.headers, body, front.upload_bytes_max)?),
+        true => {
+            Box::pin(form::read(
+                &front.gateway,
+                &head.headers,
+                body,
+                front.upload_bytes_max,
+            ))
+            .await?
+        }
         false => Content::Whole(body::read(&head.headers, body, front.request_body_bytes_max).await?),
     };
     let path = head.uri.path();

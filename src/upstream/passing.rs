@@ -11,6 +11,8 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Frame, SizeHint};
 
+use crate::error::Error;
+
 pub use super::client::BoxError;
 
 type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>;
@@ -22,6 +24,23 @@ pub struct Passing {
     passed_bytes: Arc<AtomicU64>,
     has_begun: Arc<AtomicBool>,
     announced_bytes: Option<u64>,
+    stopped: Stopped,
+}
+
+/// Why a body was stopped on its way, if it was: that is not the upstream's fault.
+#[derive(Debug, Clone, Default)]
+pub struct Stopped(Arc<Mutex<Option<Error>>>);
+
+impl Stopped {
+    /// Says why.
+    pub fn set(&self, why: Error) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+
+    /// Why, once.
+    pub fn take(&self) -> Option<Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl Passing {
@@ -29,13 +48,20 @@ impl Passing {
     pub fn new(
         pieces: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static,
         announced_bytes: Option<u64>,
+        stopped: Stopped,
     ) -> Passing {
         Passing {
             pieces: Arc::new(Mutex::new(Box::pin(pieces))),
             passed_bytes: Arc::default(),
             has_begun: Arc::default(),
             announced_bytes,
+            stopped,
         }
+    }
+
+    /// Why it was stopped, once.
+    pub fn why_stopped(&self) -> Option<Error> {
+        self.stopped.take()
     }
 
     /// Its size, where that was announced.

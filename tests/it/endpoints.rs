@@ -412,7 +412,7 @@ async fn files_that_are_used_together_are_in_one_place_and_lead_a_response_there
     .await;
     assert_eq!(
         (store.status, store.account(), store.affinity()),
-        (200, one.account(), "hit; by=mentioned_id")
+        (200, one.account(), "hit; by=file_id")
     );
     let content = json!([{ "type": "input_file", "file_id": one.json()["id"] }]);
     let tools = json!([{ "type": "file_search", "vector_store_ids": [store.json()["id"]] }]);

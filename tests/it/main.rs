@@ -22,6 +22,7 @@ mod ends;
 mod failures;
 mod history;
 mod hostile;
+mod isolation;
 mod keys;
 mod layers;
 mod lists;
