@@ -7,6 +7,7 @@ use moorage::simulator::{AccountConfig, SimulatedAccount, Simulator, SimulatorCo
 use serde_json::{Value, json};
 
 use crate::harness::{Reply, WithJson as _};
+use crate::socket::Socket;
 
 struct Backend {
     simulator: Simulator,
@@ -206,4 +207,67 @@ async fn a_plan_that_is_used_up_says_until_when() {
     );
     assert_eq!(error["resets_in_seconds"], 9000);
     assert_eq!(reply.header("x-codex-primary-used-percent"), Some("100"));
+}
+
+#[tokio::test]
+async fn over_websocket_the_backend_knows_what_its_connection_said_and_tells_quota_and_turn_state() {
+    let backend = Backend::start().await;
+    let account = backend.account();
+    let access = token(&account.log_in(Duration::from_secs(600)), "access_token");
+    let headers = [
+        ("chatgpt-account-id", "acct-sim-a"),
+        ("originator", "moorage"),
+        ("user-agent", "moorage/test"),
+    ];
+    let open = async || {
+        let opened = Socket::open(account.base_url(), &access, &headers).await;
+        opened.unwrap_or_else(|status| panic!("refused with {status}"))
+    };
+    let event = |previous: Option<&str>| {
+        let mut event = proper();
+        event["type"] = "response.create".into();
+        event["previous_response_id"] = previous.into();
+        event
+    };
+    let mut socket = open().await;
+    let mut warm = event(None);
+    warm["generate"] = false.into();
+    let warm = socket.turn(warm).await;
+    let kinds: Vec<&Value> = warm.events.iter().map(|event| &event["type"]).collect();
+    assert_eq!(
+        kinds[..3],
+        ["response.metadata", "codex.rate_limits", "response.created"]
+    );
+    let state = warm.events[0]["headers"]["x-codex-turn-state"].clone();
+
+    let mut next = event(Some(&warm.id()));
+    next["client_metadata"] = json!({ "x-codex-turn-state": state });
+    let next = socket.turn(next).await;
+    assert!(next.text().starts_with("Turn 2 on sim-a"), "{}", next.text());
+    assert_eq!(
+        next.last()["response"]["output"],
+        json!([]),
+        "left out of the last event"
+    );
+
+    let lost = open().await.refusal(event(Some(&next.id()))).await;
+    assert_eq!(lost["error"]["code"], "previous_response_not_found");
+    let mut foreign = event(None);
+    foreign["client_metadata"] = json!({ "x-codex-turn-state": "ts-of-another" });
+    assert_eq!(
+        socket.refusal(foreign).await["error"]["message"],
+        "Invalid turn state"
+    );
+    let mut stored = event(None);
+    stored["store"] = true.into();
+    assert_eq!(
+        socket.refusal(stored).await["error"]["message"],
+        "Store must be set to false"
+    );
+    account.script("status=429".parse().unwrap());
+    let spent = socket.refusal(event(None)).await;
+    assert_eq!(
+        (&spent["status"], &spent["error"]["type"]),
+        (&json!(429), &json!("usage_limit_reached"))
+    );
 }
