@@ -8,3 +8,4 @@ pub mod http;
 pub mod login;
 pub mod passing;
 pub mod socket;
+pub mod together;

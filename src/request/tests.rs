@@ -202,6 +202,22 @@ fn the_prefix_stays_while_a_conversation_grows() {
 }
 
 #[test]
+fn long_first_messages_are_told_apart_by_their_ends_and_length() {
+    let prefix =
+        |text: String| read(&format!(r#"{{"input":[{{"role":"user","content":"{text}"}}]}}"#)).prefix;
+    let long = "x".repeat(200_000);
+    let known = prefix(long.clone());
+    assert_eq!(known, prefix(long.clone()));
+    for other in [
+        format!("y{}", &long[1..]),
+        format!("{}y", &long[1..]),
+        format!("{long}x"),
+    ] {
+        assert_ne!(known, prefix(other));
+    }
+}
+
+#[test]
 fn parts_of_the_prefix_do_not_run_into_each_other() {
     let one = read(r#"{"model":"ab","instructions":"c","input":"x"}"#);
     let two = read(r#"{"model":"a","instructions":"bc","input":"x"}"#);

@@ -11,15 +11,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
 use super::auth_file::Login;
-use super::client::{BoxError, Client, ClientError, ResponseBody, root_cause};
+use super::client::{BoxError, Client, ClientError};
 use super::headers;
 use super::login::{Logins, NoToken};
 use super::passing::{Passing, in_time};
 use super::socket::{OpenSockets, SocketAnswer};
+use super::together::Together;
 use crate::account::{Account, Credential, Secret};
 use crate::limits;
 
@@ -108,7 +109,7 @@ impl Incoming {
 #[derive(Debug)]
 pub enum IncomingBody {
     /// Over HTTP.
-    Http(ResponseBody),
+    Http(Together),
     /// Over a WebSocket.
     Socket(SocketAnswer),
     /// There already; `None` when it has gone.
@@ -122,28 +123,17 @@ impl IncomingBody {
     /// # Errors
     /// If the connection breaks before the end that was announced.
     pub async fn next(&mut self) -> Option<Result<Bytes, String>> {
-        let body = match self {
-            IncomingBody::Http(body) => body,
-            IncomingBody::Socket(answer) => return answer.next().await,
-            IncomingBody::Whole(bytes) => return bytes.take().map(Ok),
-        };
-        loop {
-            match body.frame().await? {
-                // Trailers carry nothing that is needed here.
-                Ok(frame) => match frame.into_data() {
-                    Ok(data) if data.is_empty() => {}
-                    Ok(data) => return Some(Ok(data)),
-                    Err(_) => {}
-                },
-                Err(error) => return Some(Err(root_cause(&*error))),
-            }
+        match self {
+            IncomingBody::Http(body) => body.next().await,
+            IncomingBody::Socket(answer) => answer.next().await,
+            IncomingBody::Whole(bytes) => bytes.take().map(Ok),
         }
     }
 
     /// How many bytes are to come, where that was announced.
     pub fn announced_bytes(&self) -> Option<u64> {
         match self {
-            IncomingBody::Http(body) => body.size_hint().exact(),
+            IncomingBody::Http(body) => body.announced_bytes(),
             IncomingBody::Socket(_) | IncomingBody::Whole(_) => None,
         }
     }
@@ -257,7 +247,7 @@ impl Upstream {
                 Ok(Incoming {
                     status: head.status,
                     headers: head.headers,
-                    body: IncomingBody::Http(body),
+                    body: IncomingBody::Http(Together::new(body)),
                 })
             }
         }

@@ -31,6 +31,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::client::{ClientError, ResponseBody};
 use super::http::{Incoming, IncomingBody, SendError, Upstream, bearer};
+use super::together::Together;
 use crate::account::{Account, AccountId, Credential};
 use crate::affinity::ConnectionId;
 use crate::limits;
@@ -175,7 +176,7 @@ fn refusal_of_upgrade(response: Response<ResponseBody>) -> Opened {
     Opened::Refused(Incoming {
         status: head.status,
         headers: head.headers,
-        body: IncomingBody::Http(body),
+        body: IncomingBody::Http(Together::new(body)),
     })
 }
 
