@@ -104,7 +104,12 @@ impl Arguments {
         };
         let log_format = self.common.log_format;
         let load = || Config::load(places.clone());
-        match self.command.unwrap_or(Command::Serve) {
+        let command = self.command.unwrap_or(Command::Serve);
+        if command.only_prints() {
+            // `moorage usage | head` ends when nobody reads on, as other tools do.
+            sigpipe::reset();
+        }
+        match command {
             Command::Serve => {
                 let _log = log_to_stderr(log_format);
                 block_on(serve::run(load()?))?;
@@ -128,6 +133,22 @@ impl Arguments {
             Command::Explain(args) => explain::run(args, &load()?)?,
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Command {
+    /// Whether it opens no socket: one that is closed at the other end must not end a program that
+    /// has others.
+    fn only_prints(&self) -> bool {
+        matches!(
+            self,
+            Command::Account(_)
+                | Command::Key(_)
+                | Command::Usage(_)
+                | Command::Conversation(_)
+                | Command::Request(_)
+                | Command::Explain(_)
+        )
     }
 }
 

@@ -115,7 +115,7 @@ fn sentence(plan: &Plan, located: &Located, accounts: &Accounts) -> String {
             format!("Is refused: the account that holds its {by} was removed.")
         }
         Decision::Unknown(position) => format!(
-            "The accounts are asked who holds {by} '{}', which is not known; if none does, it is refused.",
+            "The accounts are asked who holds {by} '{}', which this key does not know; if none does, or another key holds it, it is refused.",
             located.texts[*position]
         ),
         Decision::Conflict(first, second) => {

@@ -530,3 +530,19 @@ async fn what_is_odd_is_said_and_done_all_the_same() {
         "{doctor}"
     );
 }
+
+#[tokio::test]
+async fn a_command_whose_output_nobody_reads_to_its_end_just_ends() {
+    let harness = Harness::over(1).await;
+    for _ in 0..3 {
+        harness.turn(None).await;
+    }
+    let config = harness.folder().join("moorage.toml");
+    let mut command = moorage();
+    command.args(["usage", "--json", "--config"]).arg(config);
+    // A pipe whose other end is closed already.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
