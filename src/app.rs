@@ -6,7 +6,7 @@ mod roster;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -291,17 +291,22 @@ async fn sweep(gateway: Arc<Gateway>, interval: Duration) {
 /// One sweep; gives how many batches there were.
 async fn sweep_all(gateway: &Gateway) -> Result<u64, StoreError> {
     let mut batches = 0;
+    let mut ended = gateway.metrics.ended_count();
     loop {
-        let begin = Instant::now();
         let lifetimes = gateway.settings.lifetimes;
         let has_more = gateway.store.sweep(lifetimes, now_ms(), batches == 0).await?;
         batches += 1;
         if !has_more {
             return Ok(batches);
         }
+        let before = std::mem::replace(&mut ended, gateway.metrics.ended_count());
+        let is_busy = ended != before || gateway.metrics.open_count() > 0;
         // What was removed is written back meanwhile.
-        let rest = begin.elapsed() * limits::SWEEP_REST;
-        tokio::time::sleep(rest.max(limits::SWEEP_PAUSE)).await;
+        tokio::time::sleep(match is_busy {
+            true => limits::SWEEP_PAUSE_BUSY,
+            false => limits::SWEEP_PAUSE,
+        })
+        .await;
     }
 }
 

@@ -367,6 +367,10 @@ pub const FOLD_LAG: Duration = Duration::from_secs(5 * 60);
 /// Rows that may wait to be added to the sums: the page adds them up in some ten milliseconds.
 pub const UNFOLDED_ROWS_MAX: u32 = 20_000;
 
+/// Rows of hours that belong to two days, where days do not begin with an hour of UTC: so many are added
+/// up one by one, in some ten milliseconds. At it: those hours are told whole, and the answer says so.
+pub const TORN_HOURS_ROWS_MAX: u32 = 20_000;
+
 /// Rows that one batch adds to the sums: a millisecond of the writer's time.
 pub const FOLD_BATCH_ROWS: u32 = 250;
 
@@ -380,12 +384,13 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// client's commit may have to wait for it. With 500 rows one request in a hundred took 12 ms more.
 pub const SWEEP_BATCH_ROWS: u32 = 50;
 
-/// The pause between two batches of the sweep, in which clients' work and the disk have their turn.
+/// The pause between two batches of the sweep while no client asks anything.
 pub const SWEEP_PAUSE: Duration = Duration::from_millis(5);
 
-/// The pause as a multiple of what the batch took, waiting for clients' work included: the busier the
-/// writer is, the more the sweep leaves it alone.
-pub const SWEEP_REST: u32 = 4;
+/// The pause while clients ask. What costs them time is less the batch than that what it changed has to
+/// be written back to the disk: so there are few of them, a thousand rows a second, which is some
+/// hundred times as many as come in.
+pub const SWEEP_PAUSE_BUSY: Duration = Duration::from_millis(50);
 
 /// Pages that one batch of the sweep gives back to the file system: a millisecond, as for rows.
 pub const SWEEP_BATCH_PAGES: i64 = 32;
@@ -416,13 +421,6 @@ pub const UNWRITTEN_RETRY: Duration = Duration::from_secs(1);
 /// that a page that changes often is written back once, small enough to be read through quickly.
 pub const WAL_BYTES: u64 = 8 * 1024 * 1024;
 
-/// The time between two times that the log is written back to its end and begun anew: the writer waits
-/// for the disk then, some milliseconds, which is what one request in hundreds may have to wait, too.
-pub const WAL_INTERVAL: Duration = Duration::from_secs(2);
-
-/// The size of the log from which that time is not waited for.
-pub const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
-
 /// Commits between two looks at the size of the write-ahead log.
 pub const WAL_LOOK_COMMITS: u32 = 32;
 
@@ -445,7 +443,21 @@ pub const SETTLE_BATCH: usize = 128;
 /// behind each other, so more of them go in the same time.
 pub const SETTLE_BATCH_DELETED: u32 = 1024;
 
-/// Read-only connections to SQLite. Reads take microseconds; the page's take longer.
+/// Threads for those who look at the history, each with a connection: one person's page asks three
+/// things at once, and a slow one does not hold up the others.
+pub const LOOKS: usize = 3;
+
+/// Queries of the history that wait for such a thread. A page asks a few. At it: 503.
+pub const LOOKS_WAITING_MAX: usize = 64;
+
+/// How far these threads stand back: as far as can be.
+pub const LOOKS_NICE: i32 = 19;
+
+/// Pages that each of these connections keeps: the hourly sums of two months. At it: pages are read
+/// again from the operating system's memory.
+pub const LOOKS_CACHE_KIB: i64 = 8 * 1024;
+
+/// Read-only connections to SQLite for all others. Their reads take microseconds.
 pub const READERS: u32 = 4;
 
 /// Open client connections. A home server has a few clients with some connections each; each
@@ -466,7 +478,7 @@ pub const PAGE_ROWS_MAX: u32 = 1000;
 
 /// Rows that are looked at for one page of a list of requests: some ten milliseconds. At it: the
 /// page has what was found, and says where to go on.
-pub const LIST_LOOKS_MAX: u32 = 20_000;
+pub const LIST_LOOKS_MAX: u32 = 10_000;
 
 /// The same for a list of conversations, where each look asks an index.
 pub const LIST_CONVERSATION_LOOKS_MAX: u32 = 5_000;
@@ -478,7 +490,6 @@ pub const RANGE_STEPS_MAX: i64 = 1500;
 pub const RANGE_OF_ROWS_MAX: Duration = Duration::from_secs(6 * 3600);
 
 const _: () = assert!(WRITER_GROUP_MAX <= WRITER_QUEUE_MAX);
-const _: () = assert!(WAL_BYTES < WAL_BYTES_MAX);
 // What has not settled is found nowhere but in memory.
 const _: () = assert!(2 * (SETTLE_REFERENCES + 2 * ITEMS_PER_RESPONSE_MAX) <= RECENT_REFERENCES_MAX / 2);
 const _: () = assert!(HELD_BYTES_MAX <= EVENT_BYTES_MAX);

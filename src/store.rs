@@ -11,6 +11,7 @@ pub mod client_keys;
 pub mod fill;
 mod fold;
 pub mod history;
+mod looks;
 mod lookups;
 pub mod prices;
 mod recent;
@@ -37,6 +38,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 
 use checkpoint::Checkpoints;
+use looks::Looks;
 use lookups::Lookups;
 pub use lookups::known_owners;
 use recent::Recent;
@@ -80,6 +82,9 @@ pub enum StoreError {
     /// There is no key to seal secrets with.
     #[error("{0}")]
     SealKey(String),
+    /// More people look at the history than can be served.
+    #[error("too many queries of the history wait")]
+    Busy,
     /// The database cannot be written now; the work is kept in memory and tried again.
     #[error("the database cannot be written now")]
     Unwritten,
@@ -104,6 +109,7 @@ pub enum Durability {
 pub struct Store {
     readers: r2d2::Pool<SqliteConnectionManager>,
     lookups: Lookups,
+    looks: Looks,
     writer: writer::Writer,
     recent: Arc<Recent>,
     last_request_id: AtomicI64,
@@ -142,8 +148,11 @@ impl Store {
         let beside = open_writable(path, durability)?;
         let thread = |source| StoreError::Thread { source };
         let checkpoints = Checkpoints::start(path, &connection, beside)?;
+        let looking = (0..limits::LOOKS).map(|_| open_looking(path));
+        let looking: Vec<Connection> = looking.collect::<Result<_, _>>()?;
         Ok(Store {
             lookups: Lookups::start(open_readable(path)?).map_err(thread)?,
+            looks: Looks::start(looking).map_err(thread)?,
             readers,
             writer: writer::Writer::start(connection, checkpoints, recent.clone(), settling, metrics)
                 .map_err(thread)?,
@@ -292,6 +301,19 @@ impl Store {
         task.await.map_err(|_| StoreError::Closed)?
     }
 
+    /// Runs a query for a person who looks at the history: it may take its time, and lets all others go
+    /// first.
+    ///
+    /// # Errors
+    /// What the query says, or that too many wait.
+    pub async fn look<T, F>(&self, query: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.looks.look(query).await
+    }
+
     /// Makes a change that is no client's work, on a connection of its own and on a thread where it
     /// may take its time: what a person does to accounts, keys and sessions.
     ///
@@ -379,6 +401,13 @@ pub fn is_up_to_date(connection: &Connection) -> Result<bool, StoreError> {
 /// requests, or the clock step back, ids run ahead of the clock.
 pub fn first_id_at(ms: i64) -> i64 {
     ms.saturating_mul(1024)
+}
+
+fn open_looking(path: &Path) -> Result<Connection, StoreError> {
+    let connection = open_readable(path)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    connection.pragma_update(None, "cache_size", -limits::LOOKS_CACHE_KIB)?;
+    Ok(connection)
 }
 
 const READ_ONLY: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);

@@ -6,12 +6,12 @@ import { h, svg } from "./dom.js";
 const HEIGHT = 280;
 const MARGIN = { top: 14, right: 44, bottom: 26, left: 56 };
 
-/** The next larger of 1, 2, 5 times a power of ten, by four. */
+/** The next larger round number of which a quarter is round, too. */
 function niceTop(value) {
   if (value <= 0) return 4;
   const step = value / 4;
   const power = 10 ** Math.floor(Math.log10(step));
-  const factor = [1, 2, 2.5, 5, 10].find((factor) => factor * power >= step - power * 1e-9);
+  const factor = [1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10].find((factor) => factor * power >= step - power * 1e-9);
   return factor * power * 4;
 }
 
@@ -54,7 +54,11 @@ function picture(steps, options, width, tip, root) {
 
   const every = Math.max(1, Math.ceil(58 / pitch));
   const hasGaps = steps.some((step) => !step.label);
-  const labels = steps.map((step, index) => ((hasGaps ? !step.label : index % every) ? null
+  // Where only some steps have a label, as many of those as there is room for.
+  const labelled = steps.map((step, index) => (step.label ? index : null)).filter((index) => index !== null);
+  const skip = hasGaps ? Math.max(1, Math.ceil((58 * labelled.length) / inner.width)) : every;
+  const shown = new Set(hasGaps ? labelled.filter((_, place) => place % skip === 0) : labelled.filter((index) => index % every === 0));
+  const labels = steps.map((step, index) => (!shown.has(index) ? null
     : svg("text", { x: x(index) + pitch / 2, y: HEIGHT - 8, "text-anchor": "middle", class: "label" }, step.label)));
 
   const bars = steps.map((step, index) => {

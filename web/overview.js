@@ -25,9 +25,27 @@ const MEASURES = {
 };
 const COLOURS = 8;
 
-const aheadMs = () => -new Date().getTimezoneOffset() * MINUTE;
-/** The end of the step that a time is in, on the viewer's clock. */
-const stepEnd = (at, step) => Math.floor((at + aheadMs()) / step) * step - aheadMs() + step;
+const timeZone = () => Intl.DateTimeFormat().resolvedOptions().timeZone;
+const aheadMinutes = () => -new Date().getTimezoneOffset();
+/** What is asked of the sums. */
+const asked = (chosen) => ({
+  from: iso(chosen.from), to: iso(chosen.to), step: `${chosen.step / MINUTE}m`, by: chosen.by, time_zone: timeZone(), ahead_minutes: aheadMinutes(),
+});
+
+/** The end of the step of now. Days, and parts of them, are those of the viewer's clock. */
+function stepEnd(step) {
+  if (step <= HOUR) return Math.floor(Date.now() / step) * step + step;
+  const end = new Date(), hours = step / HOUR;
+  end.setHours(Math.floor(end.getHours() / hours) * hours + hours, 0, 0, 0);
+  return +end;
+}
+
+/** So many days before, at the same time of the day. */
+function daysBefore(at, days) {
+  const begin = new Date(at);
+  begin.setDate(begin.getDate() - days);
+  return +begin;
+}
 
 /** What the address says, with what it leaves out. */
 function choose(query) {
@@ -35,17 +53,14 @@ function choose(query) {
   const by = query.get("by") in SPLITS ? query.get("by") : "account";
   const measure = query.get("measure") in MEASURES ? query.get("measure") : "input";
   let { length, step } = RANGES[name];
-  let to = stepEnd(Date.now(), step ?? HOUR);
-  let from = to - length;
+  let to = stepEnd(step ?? HOUR);
+  let from = length > DAY ? daysBefore(to, length / DAY) : to - (length ?? DAY);
   if (name === "own") {
     const end = new Date(query.get("to") ?? NaN), begin = new Date(query.get("from") ?? NaN);
-    to = isNaN(end) ? stepEnd(Date.now(), HOUR) : +end;
+    to = isNaN(end) ? stepEnd(HOUR) : +end;
     from = isNaN(begin) || +begin >= to ? to - DAY : +begin;
     length = to - from;
     step = length <= 2 * HOUR ? 2 * MINUTE : length <= 6 * HOUR ? 10 * MINUTE : length <= 3 * DAY ? HOUR : length <= 10 * DAY ? 6 * HOUR : DAY;
-    const grid = Math.min(step, HOUR);
-    from = Math.floor(from / grid) * grid;
-    to = Math.ceil(to / grid) * grid;
   }
   return { range: name, by, measure, from, to, step };
 }
@@ -59,9 +74,7 @@ export async function show(main, query) {
   const refresh = async () => {
     Object.assign(chosen, choose(query));
     const [usage, latest] = await Promise.all([
-      api.get("usage", {
-        from: iso(chosen.from), to: iso(chosen.to), step: `${chosen.step / MINUTE}m`, by: chosen.by, ahead_minutes: aheadMs() / MINUTE,
-      }),
+      api.get("usage", asked(chosen)),
       api.get("requests", { count: 8 }),
     ]);
     write.setCurrency(usage.currency);
@@ -106,7 +119,7 @@ function controls(chosen, query) {
 }
 
 function ownRange(chosen, keep) {
-  const local = (ms) => new Date(ms + aheadMs()).toISOString().slice(0, 16);
+  const local = (ms) => new Date(ms - new Date(ms).getTimezoneOffset() * MINUTE).toISOString().slice(0, 16);
   const field = (name, label, ms) => h("label", {}, label, h("input", { type: "datetime-local", name, value: local(ms), required: true }));
   return h("form", {
     class: "own",
@@ -125,7 +138,8 @@ function content(usage, latest, chosen) {
     h("section", { class: "card", "aria-labelledby": "over-time" },
       h("header", {}, h("h2", { id: "over-time" }, `${MEASURES[chosen.measure].label} by ${SPLITS[chosen.by].toLowerCase()}`),
         h("span", { class: "hint" }, h("i", { class: "key-line" }), "share of cached tokens"),
-        downloads("usage", { from: iso(chosen.from), to: iso(chosen.to), step: `${chosen.step / MINUTE}m`, by: chosen.by, ahead_minutes: aheadMs() / MINUTE })),
+        usage.rounded_to_hours && h("span", { class: "hint" }, "an hour that two bars share is in the first of them"),
+        downloads("usage", asked(chosen))),
       overTime(usage, chosen), partsTable(usage, chosen), asTable(usage, chosen)),
     h("section", { "aria-labelledby": "accounts-now" },
       h("header", {}, h("h2", { id: "accounts-now" }, "Accounts now"), h("a", { class: "more", href: "?view=accounts" }, "Manage")),
@@ -147,19 +161,19 @@ function tiles(usage, chosen) {
   const than = RANGES[chosen.range].before;
   const tile = (label, value, title, more, delta) => h("div", { class: "tile" },
     h("dt", {}, label), h("dd", { title }, value), h("dd", { class: "hint" }, more, delta));
-  const change = (now, then, badIfMore) => {
+  const change = (now, then, badIfMore, whole) => {
     if (!then || now === null) return null;
     const share = (100 * (now - then)) / then;
     const direction = share > 0.05 ? "▲" : share < -0.05 ? "▼" : "=";
     const text = `${direction} ${Math.abs(share) >= 1000 ? ">999" : Math.abs(share).toFixed(0)} %`;
-    return h("span", { class: badIfMore && share > 10 ? "delta worse" : "delta", title: `than ${than}` }, text, h("span", { class: "unseen" }, ` than ${than}`));
+    return h("span", { class: [whole ? "hint" : "delta", badIfMore && share > 10 && "worse"].filter(Boolean).join(" "), title: `than ${than}` }, text, h("span", { class: whole ? null : "unseen" }, ` than ${than}`));
   };
   const errorShare = totals.requests ? (100 * totals.errors) / totals.requests : null;
   const fresh = totals.input_tokens === null ? null : totals.input_tokens - (totals.cached_tokens ?? 0);
   return h("dl", { class: "tiles" },
-    tile("Requests", write.compact(totals.requests), write.number(totals.requests), null, change(totals.requests, before.requests)),
+    tile("Requests", write.compact(totals.requests), write.number(totals.requests), null, change(totals.requests, before.requests, false, true)),
     tile("Tokens in", write.compact(totals.input_tokens), write.number(totals.input_tokens), `${write.compact(fresh)} fresh, ${write.compact(totals.cached_tokens)} cached `, change(totals.input_tokens, before.input_tokens)),
-    tile("Tokens out", write.compact(totals.output_tokens), write.number(totals.output_tokens), null, change(totals.output_tokens, before.output_tokens)),
+    tile("Tokens out", write.compact(totals.output_tokens), write.number(totals.output_tokens), null, change(totals.output_tokens, before.output_tokens, false, true)),
     tile("Cache hit rate", write.percent(totals.cached_percent), "cached tokens of the tokens in",
       meter(100, [{ value: totals.cached_percent ?? 0, className: "cached" }], "share of cached tokens"), h("span", { class: "delta" }, ` before ${write.percent(before.cached_percent)}`)),
     tile("Cost", write.micros(totals.cost_micros), totals.without_price ? `${write.number(totals.without_price)} requests have no price` : null,
@@ -190,15 +204,16 @@ function overTime(usage, chosen) {
     byStep.set(at, [...(byStep.get(at) ?? []), cell]);
   }
   const steps = [];
-  const ahead = aheadMs();
-  for (let at = Math.floor((chosen.from + ahead) / chosen.step) * chosen.step - ahead; at < chosen.to; at += chosen.step) {
+  const begins = usage.steps.map((step) => Date.parse(step));
+  for (const [index, at] of begins.entries()) {
+    const end = begins[index + 1] ?? Date.parse(usage.to);
     const cells = (byStep.get(at) ?? []).sort((a, b) => names.order(a.part) - names.order(b.part));
     const sum = (name) => cells.reduce((total, cell) => total + (cell[name] ?? 0), 0);
     const withFigure = sum("input_tokens_with_cache_figure");
     steps.push({
       at, cells,
       label: write.stepLabel(at, chosen.step), span: write.stepSpan(at, chosen.step),
-      address: address({ view: "requests", from: iso(at), to: iso(at + chosen.step) }),
+      address: address({ view: "requests", from: iso(at), to: iso(end) }),
       total: cells.reduce((total, cell) => total + measure.value(cell), 0),
       requests: sum("requests"),
       share: withFigure ? (100 * sum("cached_tokens")) / withFigure : null,
@@ -229,7 +244,7 @@ function partsTable(usage, chosen) {
     },
     { label: "Share", wide: true, value: (part) => meter(whole, [{ value: measure.value(part), className: names.colour(part.part) }], `${((100 * measure.value(part)) / (whole || 1)).toFixed(0)} percent`) },
     { label: "Requests", number: true, value: (part) => write.number(part.requests) },
-    { label: "Errors", number: true, value: (part) => write.number(part.errors) },
+    { label: "Errors", number: true, wide: true, value: (part) => write.number(part.errors) },
     { label: "Tokens in", number: true, value: (part) => write.compact(part.input_tokens) },
     { label: "Cached", number: true, value: (part) => write.percent(part.cached_percent) },
     { label: "Tokens out", number: true, wide: true, value: (part) => write.compact(part.output_tokens) },

@@ -19,14 +19,14 @@ export function requestColumns(keep = {}) {
     { label: "Time", value: (row) => h("a", { href: address({ ...keep, view: "requests", id: row.request_id }), title: write.fullTime(row.started_at) }, write.time(row.started_at)) },
     { label: "Client key", wide: true, value: (row) => write.text(row.client_key) },
     { label: "Account", value: (row) => write.text(row.account) },
-    { label: "Affinity", value: (row) => [badge(row.affinity), row.affinity_by && h("span", { class: "hint wide" }, ` ${write.words(row.affinity_by)}`)] },
+    { label: "Affinity", wide: true, value: (row) => [badge(row.affinity), row.affinity_by && h("span", { class: "hint" }, ` ${write.words(row.affinity_by)}`)] },
     { label: "Outcome", value: (row) => [badge(row.outcome), row.error_code && h("span", { class: "hint wide" }, ` ${row.error_code}`)] },
     { label: "Model", wide: true, value: (row) => write.text(row.model) },
     { label: "In", number: true, title: "tokens in", value: (row) => write.number(row.input_tokens) },
     { label: "Cached", number: true, value: (row) => cachedShare(row) },
-    { label: "Out", number: true, title: "tokens out", value: (row) => write.number(row.output_tokens) },
+    { label: "Out", number: true, wide: true, title: "tokens out", value: (row) => write.number(row.output_tokens) },
     { label: "Cost", number: true, wide: true, value: (row) => write.smallMoney(row.cost) },
-    { label: "Time taken", number: true, value: (row) => write.duration(row.duration_ms) },
+    { label: "Time taken", number: true, wide: true, value: (row) => write.duration(row.duration_ms) },
   ];
 }
 
@@ -34,7 +34,7 @@ export function cachedShare(row) {
   if (row.cached_tokens === null || !row.input_tokens) return write.UNKNOWN;
   const share = (100 * row.cached_tokens) / row.input_tokens;
   return h("span", { class: "with-meter", title: `${write.number(row.cached_tokens)} tokens` },
-    meter(100, [{ value: share, className: "cached" }], "share of cached tokens"), `${share.toFixed(0)} %`);
+    meter(100, [{ value: share, className: "cached" }], "share of cached tokens"), h("span", { class: "share" }, `${share.toFixed(0)} %`));
 }
 
 export async function show(main, query) {
@@ -56,9 +56,9 @@ export async function show(main, query) {
         rowClass: (row) => (known.size && !known.has(String(row.request_id)) && row.request_id > Math.max(...known) ? "fresh" : null),
         empty: list.next ? "None so far." : "No request is like that.",
       }),
-      list.next ? h("p", { class: "next" },
+      ...(list.next ? [h("p", { class: "next" },
         h("button", { type: "button", onclick: () => more().catch(tell) }, "Show more"),
-        list.rows.length % PAGE ? h("span", { class: "hint" }, ` searched back to ${write.fullTime(list.searched)}`) : null) : null);
+        list.rows.length % PAGE ? h("span", { class: "hint" }, ` searched back to ${write.fullTime(list.searched)}`) : null)] : []));
   };
   const tell = (error) => body.prepend(h("p", { class: "trouble", role: "alert" }, error.message));
   const take = (page) => {
@@ -168,7 +168,7 @@ function attempts(made) {
     { label: "Came to", value: (row) => (row.how ? badge(row.how) : badge("open")) },
     { label: "Status", number: true, value: (row) => write.text(row.status) },
     { label: "Error code", value: (row) => write.text(row.error_code) },
-    { label: "Began after", number: true, value: (row) => write.duration(row.after_ms) },
+    { label: "Began after", number: true, wide: true, value: (row) => write.duration(row.after_ms) },
     { label: "Took", number: true, value: (row) => write.duration(row.duration_ms) },
   ], made));
 }
@@ -179,7 +179,7 @@ function value(name, value) {
   if (value === null) return write.UNKNOWN;
   if (["outcome", "affinity"].includes(name)) return badge(value);
   if (name === "conversation_id") return h("a", { href: address({ view: "conversations", id: value }) }, value);
-  if (name === "price") return `${write.smallMoney(value.input_micros / 1e6)} in, ${write.smallMoney(value.cached_micros / 1e6)} cached, ${write.smallMoney(value.output_micros / 1e6)} out for a million tokens`;
+  if (name === "price") return `${write.micros(value.input_micros)} in, ${write.micros(value.cached_micros)} cached, ${write.micros(value.output_micros)} out for a million tokens`;
   if (name.startsWith("cost")) return write.money(value);
   if (name === "started_at") return write.fullTime(value);
   if (name === "ended_at_ms") return write.fullTime(new Date(value).toISOString());

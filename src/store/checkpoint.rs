@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use rusqlite::Connection;
 
@@ -25,8 +24,6 @@ const DONE: u8 = 2;
 pub(super) struct Checkpoints {
     log: PathBuf,
     commits: u32,
-    /// When the log was written back to its end.
-    finished: Instant,
     state: Arc<AtomicU8>,
     begin: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -49,9 +46,6 @@ impl Checkpoints {
             .name("store-log".to_owned())
             .spawn(move || {
                 while begins.recv().is_ok() {
-                    // Once more for what was written meanwhile: the less is left, the less the
-                    // writer waits for the disk.
-                    write_back(&beside);
                     write_back(&beside);
                     done.store(DONE, Ordering::Release);
                 }
@@ -60,7 +54,6 @@ impl Checkpoints {
         Ok(Checkpoints {
             log: log.into(),
             commits: 0,
-            finished: Instant::now(),
             state,
             begin: Some(begin),
             thread: Some(thread),
@@ -79,26 +72,17 @@ impl Checkpoints {
         match self.state.load(Ordering::Acquire) {
             DONE => {
                 write_back(writer);
-                self.finished = Instant::now();
                 self.state.store(IDLE, Ordering::Relaxed);
             }
             IDLE if self.commits >= limits::WAL_LOOK_COMMITS => {
                 self.commits = 0;
-                if self.is_due() {
+                if std::fs::metadata(&self.log).is_ok_and(|log| log.len() >= limits::WAL_BYTES) {
                     self.state.store(RUNS, Ordering::Relaxed);
                     self.begin.as_ref().map(|begin| begin.send(()));
                 }
             }
             _ => {}
         }
-    }
-}
-
-impl Checkpoints {
-    fn is_due(&self) -> bool {
-        let bytes = std::fs::metadata(&self.log).map_or(0, |log| log.len());
-        let waited = self.finished.elapsed() >= limits::WAL_INTERVAL;
-        bytes >= limits::WAL_BYTES_MAX || (bytes >= limits::WAL_BYTES && waited)
     }
 }
 
@@ -148,7 +132,7 @@ mod tests {
             largest = largest.max(size);
             assert!(commits < 100_000, "the log grew to {size} bytes");
         }
-        assert!(largest < 2 * limits::WAL_BYTES_MAX, "{largest}");
+        assert!(largest < 8 * limits::WAL_BYTES, "{largest}");
         drop(checkpoints);
         let rows: i64 = writer
             .query_row("SELECT count(*) FROM settings", [], |row| row.get(0))

@@ -33,7 +33,7 @@ const ARGUMENTS: [&str; 10] = [
     "--lang=en-GB",
 ];
 
-struct Browser {
+pub struct Browser {
     driver: Child,
     client: Client,
     url: String,
@@ -70,7 +70,7 @@ impl Browser {
     }
 
     /// The same, logged in.
-    async fn logged_in(harness: &Harness) -> Browser {
+    pub async fn logged_in(harness: &Harness) -> Browser {
         let browser = Browser::open(harness).await;
         browser.until("document.querySelector('#key')").await;
         browser
@@ -82,11 +82,11 @@ impl Browser {
         browser
     }
 
-    async fn go(&self, path: &str) {
+    pub async fn go(&self, path: &str) {
         self.client.goto(&format!("{}{path}", self.url)).await.unwrap();
     }
 
-    async fn js(&self, expression: &str) -> Value {
+    pub async fn js(&self, expression: &str) -> Value {
         let script = format!("return ({expression})");
         self.client
             .execute(&script, Vec::new())
@@ -95,7 +95,7 @@ impl Browser {
     }
 
     /// Waits until an expression is true, and gives what it is.
-    async fn until(&self, expression: &str) -> Value {
+    pub async fn until(&self, expression: &str) -> Value {
         let begin = Instant::now();
         loop {
             let value = self
@@ -115,7 +115,7 @@ impl Browser {
     }
 
     /// Clicks on what is there now: the page may draw itself anew between the look and the click.
-    async fn click(&self, selector: &str) {
+    pub async fn click(&self, selector: &str) {
         let begin = Instant::now();
         loop {
             self.until(&format!("document.querySelector({selector:?})")).await;
@@ -212,7 +212,7 @@ impl Browser {
 
     /// Ends the browser. It must have had nothing to complain of: no error, and nothing that the
     /// Content-Security-Policy had to stop. Answers with an error status that a test provokes are told.
-    async fn close(mut self, expected: &[&str]) {
+    pub async fn close(mut self, expected: &[&str]) {
         let log = self
             .client
             .issue_cmd(Call("se/log", json!({ "type": "browser" })))
@@ -346,7 +346,7 @@ async fn a_person_logs_in_looks_at_the_overview_and_goes_down_to_one_request() {
         .await;
     browser.picture("requests").await;
 
-    // One request, with all that is kept of it, and back.
+    // One request, with its attempts and all that is kept of it, and back.
     browser.click("tbody tr:nth-child(2) td:nth-child(5)").await;
     browser.until("document.querySelector('dialog[open]')").await;
     assert!(browser.text("dialog").await.contains("previous response id"));
@@ -422,7 +422,9 @@ async fn filters_are_in_the_address_and_a_conversation_shows_where_it_moved() {
 async fn what_happens_appears_by_itself() {
     let harness = Harness::build(2).start().await;
     let browser = Browser::logged_in(&harness).await;
-    assert!(browser.text("main").await.contains("Nothing has passed yet"));
+    browser
+        .until("document.querySelector('main').innerText.includes('Nothing has passed yet')")
+        .await;
     browser.picture("empty").await;
     harness.turn(None).await;
     browser
@@ -600,6 +602,10 @@ async fn every_view_is_accessible_in_light_and_dark_and_fits_a_phone() {
                     .await;
                 browser.picture(&format!("{scheme}-{device}-{name}")).await;
                 assert_eq!(browser.inaccessible().await, [""; 0], "{scheme} {device} {name}");
+                let shown = browser
+                    .js("document.body.innerText.match(/\\b(null|undefined|NaN)\\b/)")
+                    .await;
+                assert_eq!(shown, Value::Null, "{scheme} {device} {name}");
                 let overflow = browser
                     .js("document.documentElement.scrollWidth - innerWidth")
                     .await;

@@ -7,6 +7,7 @@ mod socket;
 mod accounts;
 mod admin;
 mod affinity;
+mod agreement;
 mod attacks;
 mod browser;
 mod bytes_pass;

@@ -70,7 +70,7 @@ impl Described {
 
 /// All accounts, with where each stands.
 pub(super) async fn list(State(front): State<Front>) -> Response {
-    match front.gateway.store.read(read_all).await {
+    match front.gateway.store.look(read_all).await {
         Ok(accounts) => Json(json!({ "accounts": accounts })).into_response(),
         Err(error) => errors::unreadable(&error),
     }
@@ -78,7 +78,7 @@ pub(super) async fn list(State(front): State<Front>) -> Response {
 
 /// One of them.
 pub(super) async fn show(State(front): State<Front>, Path(name): Path<String>) -> Response {
-    match front.gateway.store.read(read_all).await {
+    match front.gateway.store.look(read_all).await {
         Ok(accounts) => match accounts.into_iter().find(|account| account["account"] == name) {
             Some(account) => Json(account).into_response(),
             None => errors::unknown_name("account", &name),

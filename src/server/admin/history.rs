@@ -6,6 +6,7 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
+use jiff::tz::{Offset, TimeZone};
 use jiff::{Span, SpanRelativeTo, Timestamp};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -61,6 +62,7 @@ struct UsageQuery {
     last: Option<String>,
     step: Option<String>,
     by: Option<String>,
+    time_zone: Option<String>,
     ahead_minutes: Option<i64>,
     format: Option<Format>,
 }
@@ -81,32 +83,28 @@ async fn usage(State(front): State<Front>, Asked(query): Asked<UsageQuery>) -> R
             return errors::invalid_parameter("by is one of nothing, account, model, client_key, transport");
         }
     };
-    let range = match range(&query, now_ms()) {
+    let (range, step_ms) = match range(&query, now_ms()) {
         Ok(range) => range,
         Err(message) => return errors::invalid_parameter(&message),
     };
     let currency = front.gateway.settings.currency.clone();
     let read = move |connection: &Connection| {
-        let cells = sums::cells(connection, range, split)?;
+        let found = sums::read(connection, &range, split)?;
+        let cells = found.cells;
         if query.format == Some(Format::Csv) {
             return Ok(Shown::Csv(cells_as_rows(cells, split), "usage"));
         }
-        let length_ms = range.to_ms - range.from_ms;
-        let before = Range {
-            from_ms: range.from_ms - length_ms,
-            to_ms: range.from_ms,
-            ..range
-        };
-        let before = total(&sums::cells(connection, before, Split::Nothing)?);
         let parts = parts(&cells);
         Ok(Shown::Json(json!({
-            "from": iso(range.from_ms),
+            "from": range.steps.first().map(|at_ms| iso(*at_ms)),
             "to": iso(range.to_ms),
-            "step_ms": range.step_ms,
+            "step_ms": step_ms,
+            "steps": range.steps.iter().map(|at_ms| iso(*at_ms)).collect::<Vec<_>>(),
+            "rounded_to_hours": found.rounded,
             "by": split.as_str(),
             "currency": currency,
             "totals": object(&total(&cells)),
-            "before": object(&before),
+            "before": object(&found.before),
             "parts": parts.iter().map(|(part, sums)| with("part", json!(part), sums)).collect::<Vec<_>>(),
             "cells": cells.iter().map(cell_object).collect::<Vec<_>>(),
         })))
@@ -114,7 +112,8 @@ async fn usage(State(front): State<Front>, Asked(query): Asked<UsageQuery>) -> R
     answer(&front, read).await
 }
 
-fn range(query: &UsageQuery, now_ms: i64) -> Result<Range, String> {
+/// The range that is asked for, and the length of its steps.
+fn range(query: &UsageQuery, now_ms: i64) -> Result<(Range, i64), String> {
     let to_ms = query.to.as_deref().map_or(Ok(now_ms), |text| time("to", text))?;
     let from_ms = match (&query.from, &query.last) {
         (Some(_), Some(_)) => return Err("give from or last, one of them".to_owned()),
@@ -139,14 +138,65 @@ fn range(query: &UsageQuery, now_ms: i64) -> Result<Range, String> {
     if length_ms / step_ms >= limits::RANGE_STEPS_MAX {
         return Err(format!("at most {} steps at once", limits::RANGE_STEPS_MAX));
     }
-    // Sums are by the hour: the hours at both ends count whole.
+    let zone = zone(query);
+    // Sums are by the hour: the hours at both ends, on the viewer's clock, count whole.
     let grid_ms = step_ms.min(HOUR_MS);
-    Ok(Range {
-        from_ms: from_ms - from_ms.rem_euclid(grid_ms),
-        to_ms: to_ms + (grid_ms - to_ms.rem_euclid(grid_ms)) % grid_ms,
-        step_ms,
-        ahead_ms: query.ahead_minutes.unwrap_or(0).clamp(-24 * 60, 24 * 60) * 60_000,
+    let ahead_ms = |at_ms| match step_ms > HOUR_MS {
+        true => ahead_ms(&zone, at_ms),
+        false => 0,
+    };
+    let from_ms = from_ms - (from_ms + ahead_ms(from_ms)).rem_euclid(grid_ms);
+    let to_ms = to_ms + (grid_ms - (to_ms + ahead_ms(to_ms)).rem_euclid(grid_ms)) % grid_ms;
+    let range = Range {
+        steps: match step_ms > HOUR_MS {
+            true => steps(&zone, from_ms, to_ms, step_ms),
+            false => (from_ms..to_ms)
+                .step_by(usize::try_from(step_ms).unwrap_or(1))
+                .collect(),
+        },
+        to_ms,
+        before_ms: from_ms - (to_ms - from_ms),
+        of_rows: step_ms < HOUR_MS,
+    };
+    Ok((range, step_ms))
+}
+
+/// The viewer's time zone: by its name, if it is known here, else by how far it is ahead of UTC now.
+fn zone(query: &UsageQuery) -> TimeZone {
+    let named = query
+        .time_zone
+        .as_deref()
+        .and_then(|name| TimeZone::get(name).ok());
+    named.unwrap_or_else(|| {
+        let minutes = query.ahead_minutes.unwrap_or(0).clamp(-24 * 60, 24 * 60);
+        let offset = Offset::from_seconds((minutes * 60) as i32).unwrap_or(Offset::UTC);
+        TimeZone::fixed(offset)
     })
+}
+
+fn ahead_ms(zone: &TimeZone, at_ms: i64) -> i64 {
+    let at = Timestamp::from_millisecond(at_ms).unwrap_or_default();
+    i64::from(zone.to_offset(at).seconds()) * 1000
+}
+
+/// Where steps of more than an hour begin: on the viewer's clock, whatever its summer time does.
+fn steps(zone: &TimeZone, from_ms: i64, to_ms: i64, step_ms: i64) -> Vec<i64> {
+    let mut steps = vec![from_ms];
+    let mut local_ms = from_ms + ahead_ms(zone, from_ms);
+    loop {
+        local_ms = local_ms - local_ms.rem_euclid(step_ms) + step_ms;
+        let local = Offset::UTC.to_datetime(Timestamp::from_millisecond(local_ms).unwrap_or_default());
+        let at_ms = match local.to_zoned(zone.clone()) {
+            Ok(zoned) => zoned.timestamp().as_millisecond(),
+            Err(_) => to_ms,
+        };
+        if at_ms >= to_ms {
+            return steps;
+        }
+        if steps.last().is_some_and(|last| *last < at_ms) {
+            steps.push(at_ms);
+        }
+    }
 }
 
 /// Some dozen steps for every range.
@@ -401,7 +451,7 @@ async fn answer<F>(front: &Front, read: F) -> Response
 where
     F: FnOnce(&Connection) -> Result<Shown, StoreError> + Send + 'static,
 {
-    match front.gateway.store.read(read).await {
+    match front.gateway.store.look(read).await {
         Ok(shown) => shown.into_response(),
         Err(error) => errors::unreadable(&error),
     }
@@ -424,5 +474,49 @@ impl IntoResponse for Shown {
                 }
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(text: &str) -> i64 {
+        text.parse::<Timestamp>().unwrap().as_millisecond()
+    }
+
+    #[test]
+    fn days_begin_at_midnight_of_the_viewer_on_both_sides_of_a_change_of_the_clock() {
+        let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let (from, to) = (ms("2026-10-23T22:00:00Z"), ms("2026-10-27T23:00:00Z"));
+        let expected = [
+            "2026-10-23T22:00:00Z",
+            "2026-10-24T22:00:00Z",
+            "2026-10-25T23:00:00Z",
+            "2026-10-26T23:00:00Z",
+        ];
+        assert_eq!(steps(&berlin, from, to, 24 * HOUR_MS), expected.map(ms));
+        // Parts of the longer day, too: it has 25 hours, and its second quarter begins at 6.
+        let quarters = steps(
+            &berlin,
+            ms("2026-10-24T22:00:00Z"),
+            ms("2026-10-25T23:00:00Z"),
+            6 * HOUR_MS,
+        );
+        let expected = [
+            "2026-10-24T22:00:00Z",
+            "2026-10-25T05:00:00Z",
+            "2026-10-25T11:00:00Z",
+            "2026-10-25T17:00:00Z",
+        ];
+        assert_eq!(quarters, expected.map(ms));
+    }
+
+    #[test]
+    fn a_zone_that_is_half_an_hour_off_has_its_days_whole() {
+        let kolkata = TimeZone::fixed(Offset::from_seconds(19_800).unwrap());
+        let (from, to) = (ms("2026-10-01T18:30:00Z"), ms("2026-10-03T18:30:00Z"));
+        let expected = ["2026-10-01T18:30:00Z", "2026-10-02T18:30:00Z"];
+        assert_eq!(steps(&kolkata, from, to, 24 * HOUR_MS), expected.map(ms));
     }
 }

@@ -24,7 +24,7 @@ struct Described {
 
 /// All client keys; of the keys themselves only how they begin.
 pub(super) async fn list(State(front): State<Front>) -> Response {
-    match front.gateway.store.read(client_keys::list).await {
+    match front.gateway.store.look(client_keys::list).await {
         Ok(keys) => {
             let keys: Vec<Value> = keys.iter().map(shown).collect();
             Json(json!({ "keys": keys })).into_response()

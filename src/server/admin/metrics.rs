@@ -30,7 +30,7 @@ const TOKEN_KINDS: [&str; 5] = ["input", "cached", "cache_write", "output", "rea
 const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub(super) async fn metrics(State(front): State<Front>) -> Response {
-    let totals = match front.gateway.store.read(totals).await {
+    let totals = match front.gateway.store.look(totals).await {
         Ok(totals) => totals,
         Err(error) => return errors::unreadable(&error),
     };

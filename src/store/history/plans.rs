@@ -7,12 +7,21 @@ use rusqlite::{Connection, params_from_iter};
 use crate::store::{fill, open_readable};
 
 /// All that the page and the admin API ask of the history.
-const QUERIES: [(&str, &str); 19] = [
+const QUERIES: [(&str, &str); 22] = [
     ("attempts", include_str!("../../../sql/queries/attempts.sql")),
     (
-        "usage_cells",
-        include_str!("../../../sql/queries/usage_cells.sql"),
+        "hours_between",
+        include_str!("../../../sql/queries/hours_between.sql"),
     ),
+    (
+        "rows_between",
+        include_str!("../../../sql/queries/rows_between.sql"),
+    ),
+    (
+        "requests_of_hours",
+        include_str!("../../../sql/queries/requests_of_hours.sql"),
+    ),
+    ("part_names", include_str!("../../../sql/queries/part_names.sql")),
     ("totals", include_str!("../../../sql/queries/totals.sql")),
     (
         "accounts_now",
@@ -73,7 +82,10 @@ const QUERIES: [(&str, &str); 19] = [
 
 /// What may be read whole: tables with a line for each account, key or kind of request, results of
 /// inner queries, and the mark. Never rows of requests.
-const SMALL: [&str; 20] = [
+const SMALL: [&str; 23] = [
+    "accounts",
+    "client_keys",
+    "summed",
     "CONSTANT ROW",
     "a",
     "c",
