@@ -14,6 +14,7 @@ pub mod explain;
 pub mod lists;
 pub mod models;
 mod over_socket;
+mod reader;
 mod record;
 pub mod references;
 mod turn;

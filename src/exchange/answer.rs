@@ -20,8 +20,9 @@ use crate::response::{Facts, Outcome};
 use crate::store::{StoreError, Work};
 use crate::upstream::headers;
 
-use super::attempt::{Attempt, Reader, Step, note_quota};
+use super::attempt::{Attempt, note_quota};
 use super::connection::Keeping;
+use super::reader::{Reader, Step};
 use super::record::Record;
 use super::references::ToRemember;
 use super::{Begun, Gateway, Routing, standing_row};

@@ -1,7 +1,6 @@
 //! One try of an exchange on one account, up to the point where its answer can be passed on.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
@@ -15,16 +14,15 @@ use crate::error::Error;
 use crate::limits;
 use crate::pool::Lease;
 use crate::quota::Quota;
-use crate::response::chat;
-use crate::response::document::Scanner;
-use crate::response::events::{self, Meaning, Splitter};
+use crate::response::events;
 use crate::response::gather::Gathering;
 use crate::response::refusal::Refusal;
-use crate::response::{Facts, Outcome, wording};
+use crate::response::{Outcome, wording};
 use crate::retry::Failure;
 use crate::store::Work;
-use crate::upstream::http::{Incoming, IncomingBody, SendError};
+use crate::upstream::http::{Incoming, SendError};
 
+use super::reader::{Reader, Reads, Step};
 use super::way::Way;
 use super::{Gateway, over_socket, standing_row};
 
@@ -279,7 +277,7 @@ impl Attempt {
         self.headers.remove(CONTENT_LENGTH);
         self.headers
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.reader.form = Form::Made;
+        self.reader.becomes_made();
         self.held = vec![document];
         self.ended = Some(Step::End);
     }
@@ -337,304 +335,4 @@ async fn hold_back(mut attempt: Attempt, movable: bool) -> Result<Attempt, Faile
 
 fn cut_before_anything(attempt: Attempt, reason: String) -> Failed {
     not_answered(attempt.account, SendError::Unanswered(reason))
-}
-
-/// What the next piece of an answer is.
-#[derive(Debug)]
-pub enum Step {
-    /// Bytes that may go on, once what they told is written down. May be empty.
-    Bytes(Bytes),
-    /// The upstream ended the answer in good order.
-    End,
-    /// The connection broke, or an event grew over the limit.
-    Cut(String),
-    /// Nothing came in time.
-    Idle,
-}
-
-/// What an answer is read for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reads {
-    /// A response, with its items and figures.
-    Response {
-        /// Whether it is asked for as a stream.
-        stream: bool,
-        /// Whether the client does not see what is left of the account's quota.
-        hides_quota: bool,
-    },
-    /// A chat completion.
-    Chat {
-        /// Whether it is asked for as a stream.
-        stream: bool,
-        /// Whether the client did not ask for the figures at the end of the stream.
-        hides_usage: bool,
-    },
-    /// Something that was made, with its id. It may be anything.
-    Object,
-    /// Nothing: it passes.
-    Nothing,
-}
-
-impl Reads {
-    fn is_stream(self) -> bool {
-        matches!(
-            self,
-            Reads::Response { stream: true, .. } | Reads::Chat { stream: true, .. }
-        )
-    }
-}
-
-/// Reads an answer while it passes: cuts it where it may be cut, and keeps what it tells.
-#[derive(Debug)]
-pub struct Reader {
-    body: IncomingBody,
-    form: Form,
-    reads: Reads,
-    /// The outcome of an answer that tells none itself.
-    at_end: Outcome,
-    idle: Duration,
-    /// When the upstream has been silent for too long.
-    deadline: Instant,
-    /// What the answer has told so far.
-    pub facts: Facts,
-    /// What it has told of the account's quota, for whoever takes it from here.
-    pub quota: Quota,
-    /// Whether the first output has come.
-    pub output_began: bool,
-    /// A document that has ended.
-    complete: bool,
-    /// A chat whose text has ended.
-    finished: bool,
-    /// The last events, for the number of one of our own after them.
-    last_events: Bytes,
-}
-
-/// What kind of answer it is, by its `Content-Type`.
-#[derive(Debug)]
-enum Form {
-    Events(Splitter),
-    Document(Scanner),
-    /// Something that is not read: it passes.
-    Opaque,
-    /// Named as neither of them: its first byte decides.
-    Unnamed {
-        stream: bool,
-    },
-    /// Put together here from what was read: it is there whole, and nothing follows.
-    Made,
-}
-
-impl Form {
-    fn of(media_type: &str, stream: bool) -> Form {
-        let media_type = media_type.split(';').next().unwrap_or("").trim();
-        match media_type.to_ascii_lowercase().as_str() {
-            "text/event-stream" => Form::Events(Splitter::default()),
-            "application/json" => Form::Document(Scanner::default()),
-            _ => Form::Unnamed { stream },
-        }
-    }
-
-    /// What the first byte that is no space says.
-    fn named(stream: bool, bytes: &[u8]) -> Option<Form> {
-        let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace())?;
-        Some(match first {
-            b'{' => Form::Document(Scanner::default()),
-            _ if stream => Form::Events(Splitter::default()),
-            _ => Form::Opaque,
-        })
-    }
-}
-
-impl Reader {
-    fn new(
-        body: IncomingBody,
-        headers: &HeaderMap,
-        status: StatusCode,
-        reads: Reads,
-        idle: Duration,
-    ) -> Reader {
-        let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let form = match (status.is_success(), reads) {
-            (false, _) | (true, Reads::Nothing) => Form::Opaque,
-            (true, Reads::Object) => match Form::of(media_type.unwrap_or(""), false) {
-                Form::Document(scanner) => Form::Document(scanner),
-                _ => Form::Opaque,
-            },
-            (true, _) => Form::of(media_type.unwrap_or(""), reads.is_stream()),
-        };
-        Reader {
-            body,
-            form,
-            reads,
-            at_end: match status.is_success() {
-                true => Outcome::Completed,
-                false => Outcome::Rejected,
-            },
-            idle,
-            deadline: Instant::now() + idle,
-            facts: Facts::default(),
-            quota: Quota::default(),
-            output_began: false,
-            complete: false,
-            finished: false,
-            last_events: Bytes::new(),
-        }
-    }
-
-    /// Whether the answer is a stream of events.
-    pub fn is_events(&self) -> bool {
-        matches!(self.form, Form::Events(_))
-    }
-
-    /// How many bytes are still to come, where that was announced.
-    pub fn announced_bytes(&self) -> Option<u64> {
-        match self.form {
-            Form::Made => Some(0),
-            _ => self.body.announced_bytes(),
-        }
-    }
-
-    /// Reads the next piece. Can be dropped while it waits, without loss.
-    pub async fn step(&mut self) -> Step {
-        if matches!(self.form, Form::Made) {
-            return Step::End;
-        }
-        let next = tokio::time::timeout_at(self.deadline, self.body.next()).await;
-        self.deadline = match &next {
-            // Asked again, it is as silent as before: whoever waits in steps waits no longer for it.
-            Err(_) => self.deadline,
-            Ok(_) => Instant::now() + self.idle,
-        };
-        match next {
-            Err(_) => Step::Idle,
-            Ok(None) => Step::End,
-            Ok(Some(Err(reason))) => Step::Cut(reason),
-            Ok(Some(Ok(bytes))) => self.read(bytes),
-        }
-    }
-
-    /// What is left of an answer that ended in the middle of something.
-    pub fn rest(&mut self) -> Bytes {
-        match &mut self.form {
-            Form::Events(splitter) => splitter.rest(),
-            Form::Document(scanner) => scanner.rest(),
-            Form::Opaque | Form::Unnamed { .. } | Form::Made => Bytes::new(),
-        }
-    }
-
-    /// How many bytes have come and are kept here until more is known.
-    pub fn withheld_bytes(&self) -> u64 {
-        match &self.form {
-            Form::Document(scanner) => scanner.held_bytes() as u64,
-            _ => 0,
-        }
-    }
-
-    fn read(&mut self, bytes: Bytes) -> Step {
-        if let Form::Unnamed { stream } = self.form
-            && let Some(form) = Form::named(stream, &bytes)
-        {
-            self.form = form;
-        }
-        match &mut self.form {
-            Form::Opaque | Form::Unnamed { .. } | Form::Made => Step::Bytes(bytes),
-            Form::Document(scanner) => {
-                let passed = scanner.push(bytes, &mut self.facts);
-                self.output_began |= !passed.bytes.is_empty();
-                self.complete |= passed.complete;
-                Step::Bytes(passed.bytes)
-            }
-            Form::Events(splitter) => match splitter.push(bytes) {
-                Err(events::EventTooLarge) => Step::Cut("an event is larger than the limit".to_owned()),
-                Ok(whole) if self.is_chat() => Step::Bytes(self.read_chunks(whole)),
-                Ok(whole) => {
-                    let tells_quota = self.read_events(&whole);
-                    if !whole.is_empty() {
-                        self.last_events = whole.clone();
-                    }
-                    Step::Bytes(match tells_quota && self.hides_quota() {
-                        true => events::without_quota(whole),
-                        false => whole,
-                    })
-                }
-            },
-        }
-    }
-
-    /// Whether the answer is a chat, whose streams have other events.
-    pub fn is_chat(&self) -> bool {
-        matches!(self.reads, Reads::Chat { .. })
-    }
-
-    /// Whether an answer may be whole without having said so.
-    pub fn may_just_end(&self) -> bool {
-        match (&self.form, self.reads) {
-            (_, Reads::Object | Reads::Nothing) => true,
-            // What ended its text has said all that counts.
-            (Form::Events(_), Reads::Chat { .. }) => self.finished,
-            (form, _) => matches!(form, Form::Opaque | Form::Unnamed { .. } | Form::Made),
-        }
-    }
-
-    fn read_chunks(&mut self, whole: Bytes) -> Bytes {
-        let hides = matches!(
-            self.reads,
-            Reads::Chat {
-                hides_usage: true,
-                ..
-            }
-        );
-        let read = chat::read(whole, hides, &mut self.facts);
-        self.output_began |= read.output;
-        self.finished |= read.finished;
-        read.bytes
-    }
-
-    /// Reads events, and tells whether one of them is about the account's quota.
-    fn read_events(&mut self, whole: &[u8]) -> bool {
-        let mut tells_quota = false;
-        for event in events::events(whole) {
-            let meaning = event.meaning();
-            self.output_began |= matches!(meaning, Meaning::Output | Meaning::Item);
-            match meaning {
-                Meaning::Output => {}
-                Meaning::Quota => {
-                    tells_quota = true;
-                    self.quota.update(Quota::of_event(event.data(), now_ms()));
-                }
-                _ => event.read_into(meaning, &mut self.facts),
-            }
-        }
-        tells_quota
-    }
-
-    fn hides_quota(&self) -> bool {
-        matches!(
-            self.reads,
-            Reads::Response {
-                hides_quota: true,
-                ..
-            }
-        )
-    }
-
-    /// The `sequence_number` of the last event that passed.
-    pub fn last_sequence_number(&self) -> Option<u64> {
-        events::events(&self.last_events)
-            .filter_map(|event| event.sequence_number())
-            .last()
-    }
-
-    /// Whether everything has been told: the terminal event, or the end of the document, or the
-    /// last of the bytes that were announced. Nobody asks for more after those.
-    pub fn outcome(&self) -> Option<Outcome> {
-        let all_came = self.announced_bytes() == Some(0);
-        match self.form {
-            Form::Events(_) => self.facts.outcome,
-            Form::Made => Some(self.facts.outcome.unwrap_or(self.at_end)),
-            Form::Document(_) if self.complete => Some(self.facts.outcome.unwrap_or(Outcome::Completed)),
-            Form::Document(_) => all_came.then_some(Outcome::UpstreamCut),
-            Form::Opaque | Form::Unnamed { .. } => all_came.then_some(self.at_end),
-        }
-    }
 }

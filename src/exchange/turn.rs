@@ -18,7 +18,8 @@ use crate::retry::{self, Next, Spent};
 use crate::store::Work;
 use crate::store::requests::Affinity;
 
-use super::attempt::{self, Attempt, Failed, Reads};
+use super::attempt::{self, Attempt, Failed};
+use super::reader::Reads;
 use super::record::Record;
 use super::references::{self, Located};
 use super::way::Setting;

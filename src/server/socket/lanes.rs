@@ -10,9 +10,8 @@ use tokio::task::JoinSet;
 
 use super::{Talk, frames, turn};
 use crate::error::Error;
-use crate::exchange::Record;
+use crate::exchange::{Record, unreadable};
 use crate::limits;
-use crate::request::Unreadable;
 use crate::request::event::{ClientEvent, Intent, Lane};
 
 /// A request that waits for its turn.
@@ -122,16 +121,5 @@ async fn answer_all(talk: Arc<Talk>, mut waiting: mpsc::UnboundedReceiver<Waitin
             return;
         }
         Box::pin(turn::answer(&talk, request)).await;
-    }
-}
-
-fn unreadable(error: Unreadable) -> Error {
-    match error {
-        Unreadable::NotAnObject(error) => Error::BadJson {
-            message: error.message,
-            line: error.line,
-            column: error.column,
-        },
-        Unreadable::Extravagant(how) => Error::Extravagant(how),
     }
 }
