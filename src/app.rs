@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::clock::now_ms;
 use crate::config::{Config, ConfigError, OnStoreFailure};
+use crate::exchange::logins::Ended;
 use crate::exchange::{Gateway, HttpOnly, Models, Settings, TurnStates, Unfound, models};
 use crate::limits;
 use crate::metrics::Metrics;
@@ -212,6 +213,7 @@ impl App {
             tokio::spawn(fold(gateway.clone())),
             tokio::spawn(refresh_models(gateway.clone())),
             tokio::spawn(save(gateway.clone())),
+            tokio::spawn(look_at_logins(gateway.clone())),
             tokio::spawn(self.roster.watch()),
         ];
         let stopping = gateway.clone();
@@ -269,6 +271,15 @@ async fn refresh_models(gateway: Arc<Gateway>) {
     loop {
         models::refresh(&gateway).await;
         tokio::time::sleep(limits::MODELS_REFRESH).await;
+    }
+}
+
+/// Looks now and again whether a person has logged in again.
+async fn look_at_logins(gateway: Arc<Gateway>) {
+    let mut ended = Ended::default();
+    loop {
+        tokio::time::sleep(limits::LOGIN_LOOK).await;
+        ended.look(&gateway).await;
     }
 }
 

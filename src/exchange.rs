@@ -12,6 +12,7 @@ mod codex;
 pub mod connection;
 pub mod explain;
 pub mod lists;
+pub mod logins;
 pub mod models;
 mod over_socket;
 mod reader;

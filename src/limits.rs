@@ -328,6 +328,14 @@ pub const LOGIN_RENEWAL_PAUSE: Duration = Duration::from_secs(2);
 /// has renewed meanwhile, once with one that was renewed here. Refused again, the login has ended.
 pub const LOGIN_TRIES: u32 = 3;
 
+/// How often the gateway looks whether a person has logged in again where a login had ended: a person
+/// waits for it. It is a look at the date of a file, and only while there is such a login.
+pub const LOGIN_LOOK: Duration = Duration::from_secs(1);
+
+/// How soon a login that was found is tried again if its upstream could not say whether it is good. One
+/// that is in trouble is not asked at every look.
+pub const LOGIN_LOOK_AGAIN: Duration = Duration::from_secs(30);
+
 /// Responses and other hard references: as long as the upstream keeps them, 30 days.
 pub const RESPONSE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -421,8 +429,27 @@ pub const UNWRITTEN_RETRY: Duration = Duration::from_secs(1);
 /// that a page that changes often is written back once, small enough to be read through quickly.
 pub const WAL_BYTES: u64 = 8 * 1024 * 1024;
 
+/// The size of the write-ahead log from which those who read from it are waited for, so that it can be
+/// begun anew: it comes to that only where readers never pause.
+pub const WAL_WAIT_BYTES: u64 = 4 * WAL_BYTES;
+
+/// How long that wait is at most. Clients' commits wait with it; the page's queries are shorter. At it:
+/// the log goes on growing, and they are waited for again when it has grown by half.
+pub const WAL_WAIT: Duration = Duration::from_millis(250);
+
 /// Commits between two looks at the size of the write-ahead log.
 pub const WAL_LOOK_COMMITS: u32 = 32;
+
+/// Pages that a copy of the database takes in one step: a mebibyte, after which it can be stopped and
+/// says how far it is.
+pub const BACKUP_STEP_PAGES: i32 = 256;
+
+/// How much SQLite does, in its own small steps, between two looks whether the check of a copy is to
+/// stop: some milliseconds.
+pub const BACKUP_CHECK_STEPS: i32 = 1_000_000;
+
+/// The age of the last copy from which the doctor recommends another one.
+pub const BACKUP_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How long SQLite waits for another process that holds the write lock.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::account::{Account, AccountId, Signal, Standing, Switch, Usability};
+use crate::account::{Account, AccountId, Signal, Standing, Status, Switch, Usability};
 use crate::affinity::{AccountView, Accounts, Decision, Gone};
 use crate::breaker::Breaker;
 use crate::limits;
@@ -127,6 +127,8 @@ pub struct ToSave {
 pub struct AccountNow {
     /// Its name.
     pub name: String,
+    /// Where it stands, as a word.
+    pub status: &'static str,
     /// Attempts that run on it.
     pub in_flight: u32,
     /// When it comes back, if it is limited, in milliseconds since 1970 UTC.
@@ -246,6 +248,7 @@ impl Pool {
     pub fn now(&self, now_ms: i64) -> Vec<AccountNow> {
         let now = |member: &Member| AccountNow {
             name: member.account.name.clone(),
+            status: member.standing.word(member.account.switch, now_ms),
             in_flight: member.in_flight,
             usable_at_ms: match member.standing.usability(member.account.switch, None, now_ms) {
                 Usability::UsableAt(ms) => Some(ms),
@@ -310,6 +313,15 @@ impl Pool {
     /// Takes note of what an upstream said about its account; gives the new standing if it changed.
     pub fn note(&self, id: AccountId, signal: &Signal, now_ms: i64) -> Option<Changed> {
         self.members().get(id)?.note(signal, now_ms)
+    }
+
+    /// The accounts whose credential was refused, but for those that a person has switched off.
+    pub fn expired(&self) -> Vec<Arc<Account>> {
+        let members = self.members();
+        let expired = members.list.iter().filter(|member| {
+            matches!(member.standing.status, Status::Expired { .. }) && member.account.switch != Switch::Off
+        });
+        expired.map(|member| member.account.clone()).collect()
     }
 
     /// Takes note of an answer, whatever it said: the way to the account and its server work.

@@ -34,9 +34,10 @@ export function accountCards() {
   const draw = () => {
     const running = new Map((live.now?.accounts ?? []).map((account) => [account.account, account.in_flight]));
     node.replaceChildren(...accounts.map((account) => h("li", { class: "card account" },
-      h("header", {}, h("strong", {}, account.account), badge(state(account))),
+      h("header", {}, h("strong", {}, account.account), badge(state(account), account.switch === "off" ? "plain" : null)),
       account.until && h("p", { class: "back" }, "back in ", h("strong", { "data-until": account.until }, write.until(account.until)), account.reason && h("span", { class: "hint" }, ` ${account.reason}`)),
       !account.until && account.reason && account.status !== "active" && h("p", { class: "hint" }, account.reason),
+      account.switch === "on" && account.what_to_do && h("p", { class: "to-do" }, account.what_to_do),
       windows(account),
       h("p", { class: "hint" }, `${write.number(running.get(account.account) ?? 0)} running · ${write.number(account.live_conversations)} live conversations`),
       h("p", { class: "hint" }, `today ${write.number(account.requests_today)} requests, cached ${write.percent(account.cached_percent_today)}`))));
@@ -85,19 +86,18 @@ async function change(work, draw, doing) {
 function accountTable(draw) {
   const switchTo = (account, word) => change(() => api.post(`accounts/${encodeURIComponent(account.account)}/${word}`), draw);
   const columns = [
-    { label: "Account", value: (row) => h("a", { href: address({ view: "requests", account: row.account }) }, row.account) },
-    { label: "State", value: (row) => [badge(state(row)), row.until && h("span", { class: "hint" }, " back in ", h("span", { "data-until": row.until }, write.until(row.until))), row.reason && h("span", { class: "hint wide" }, ` ${row.reason}`), row.limited_models && h("div", { class: "hint" }, `limited: ${row.limited_models}`), row.what_to_do && h("div", { class: "hint wide" }, h("code", {}, row.what_to_do))] },
-    { label: "Kind", wide: true, value: (row) => row.kind },
-    { label: "Address", wide: true, value: (row) => row.base_url },
-    { label: "Live conversations", number: true, wide: true, value: (row) => write.number(row.live_conversations) },
-    { label: "Requests today", number: true, wide: true, value: (row) => write.number(row.requests_today) },
-    { label: "Cached today", number: true, wide: true, value: (row) => write.percent(row.cached_percent_today) },
+    { label: "Account", value: (row) => [h("a", { href: address({ view: "requests", account: row.account }) }, row.account),
+      h("div", { class: "hint wide", title: row.source === "file" ? "It is in moorage.toml" : null }, row.source === "file" ? `${row.kind}, in the file` : row.kind)] },
+    { label: "State", value: (row) => [badge(state(row), row.switch === "off" ? "plain" : null), row.until && h("span", { class: "hint" }, " back in ", h("span", { "data-until": row.until }, write.until(row.until))), row.reason && h("span", { class: "hint wide" }, ` ${row.reason}`), row.limited_models && h("div", { class: "hint" }, `limited: ${row.limited_models}`), row.switch === "on" && row.what_to_do && h("div", { class: "to-do" }, row.what_to_do)] },
+    { label: "Address", wide: true, kind: "long", value: (row) => [row.base_url, row.auth_file && h("div", { class: "hint" }, row.auth_file)] },
+    { label: "Live", number: true, wide: true, title: "conversations that live on it", value: (row) => write.number(row.live_conversations) },
+    { label: "Today", number: true, wide: true, title: "requests today (UTC), and their share of cached tokens", value: (row) => [write.number(row.requests_today), h("div", { class: "hint" }, `${write.percent(row.cached_percent_today)} cached`)] },
     {
       label: "Do", value: (row) => h("span", { class: "actions" },
         row.switch !== "on" || row.status !== "active" ? does("Enable", row.account, () => switchTo(row, "enable")) : null,
         row.switch === "on" ? does("Drain", row.account, () => switchTo(row, "drain"), { title: "Nothing new begins on it; what lives there goes on" }) : null,
         row.switch !== "off" ? does("Disable", row.account, () => switchTo(row, "disable")) : null,
-        row.source === "file" ? h("span", { class: "hint", title: "It is in moorage.toml" }, "in the file") : does("Remove", row.account, () => confirmRemoval(row, draw))),
+        row.source === "file" ? null : does("Remove", row.account, () => confirmRemoval(row, draw))),
     },
   ];
   return table("Upstream accounts", columns, accounts, { empty: "No account yet: nothing can be answered." });
@@ -118,7 +118,22 @@ function confirmRemoval(account, draw) {
 }
 
 function field(label, properties, hint) {
-  return h("label", {}, label, h("input", properties), hint && h("span", { class: "hint" }, hint));
+  return h("label", {}, label, h("input", { autocomplete: "off", ...properties }), hint && h("span", { class: "hint" }, hint));
+}
+
+/** What belongs to one of several choices: only the fields of the chosen one are there. */
+function choice(legend, name, parts) {
+  const groups = Object.fromEntries(Object.entries(parts).map(([value, part]) => [value, h("fieldset", { class: "stack" }, part.fields())]));
+  const choose = (chosen) => {
+    for (const [value, group] of Object.entries(groups)) group.hidden = group.disabled = value !== chosen;
+  };
+  const first = Object.keys(parts)[0];
+  choose(first);
+  return [
+    h("fieldset", {}, h("legend", {}, legend), h("div", { class: "segments" }, Object.entries(parts).map(([value, part]) =>
+      h("label", {}, h("input", { type: "radio", name, value, checked: value === first, onchange: () => choose(value) }), part.label)))),
+    ...Object.values(groups),
+  ];
 }
 
 /** A form in a dialog: what it holds is sent as an object, without what was left empty. */
@@ -138,22 +153,41 @@ function formDialog(title, fields, send, button) {
           trouble.textContent = error.message;
         }
       },
-    }, fields, trouble, h("button", {}, button));
+    }, fields(), trouble, h("button", {}, button));
     dialog(title, form);
-    form.elements[0].focus();
+    form.elements.name.focus();
   };
 }
 
+const ACCOUNT_KINDS = {
+  openai: {
+    label: "API key",
+    fields: () => [
+      field("Address", { name: "base_url", type: "url", required: true, placeholder: "https://api.openai.com/v1" }, "of any server that speaks the Responses API"),
+      field("API key", { name: "api_key", type: "password", required: true }, "typed once; kept sealed, and never shown again"),
+    ],
+  },
+  codex: {
+    label: "ChatGPT login",
+    fields: () => [
+      field("File of the login", { name: "auth_file", required: true, pattern: "/.+", placeholder: "/home/you/.codex/auth.json", title: "a path that begins with /" },
+        "on the gateway's machine, as “codex login” wrote it. It stays there and is renewed there, and only its owner may read it"),
+      field("Address", { name: "base_url", type: "url", placeholder: "https://chatgpt.com/backend-api/codex" }, "the usual one if left empty"),
+      h("p", { class: "hint" }, "For your own login and your own use. Its provider's terms apply: they may forbid to use a plan from other programs, or to share it."),
+    ],
+  },
+};
+
 function addAccount(draw) {
-  return formDialog("Add an account", [
-    field("Name", { name: "name", required: true, autocomplete: "off", pattern: "[A-Za-z0-9._\\-]+" }, "letters, digits, dots and dashes; the name of an account that is there gives it a new key"),
-    field("Address", { name: "base_url", type: "url", required: true, placeholder: "https://api.openai.com/v1", autocomplete: "off" }),
-    field("API key", { name: "api_key", type: "password", required: true, autocomplete: "off" }, "typed once; kept sealed, and never shown again"),
+  return formDialog("Add an account", () => [
+    field("Name", { name: "name", required: true, pattern: "[A-Za-z0-9._@\\-]+", maxlength: 64 }, "letters, digits and . _ - @; the name of an account that is there gives it a new key"),
+    choice("What it has", "kind", ACCOUNT_KINDS),
     h("details", {}, h("summary", {}, "More"),
-      field("State domain", { name: "state_domain", autocomplete: "off" }, "accounts of one domain share server-side state; without, it is its own"),
+      field("State domain", { name: "state_domain" }, "accounts of one domain share server-side state; without, it is its own"),
       field("Weight", { name: "weight", type: "number", min: 1 }, "its share of the load, 1 if left empty"),
+      field("Priority", { name: "priority", type: "number" }, "those of the highest are used first, 0 if left empty"),
       field("Requests at once", { name: "max_concurrent", type: "number", min: 1 }, "no bound if left empty")),
-  ], async (account) => {
+  ].flat(), async (account) => {
     await api.post("accounts", account);
     document.getElementById("dialog").close();
     await draw();
@@ -163,7 +197,7 @@ function addAccount(draw) {
 function keyTable(keys, draw) {
   const columns = [
     { label: "Client key", value: (row) => h("a", { href: address({ view: "requests", client_key: row.client_key }) }, row.client_key) },
-    { label: "Begins with", value: (row) => (row.begins_with ? h("code", {}, `${row.begins_with}…`) : write.UNKNOWN) },
+    { label: "Begins with", value: (row) => (row.begins_with?.length > 1 ? h("code", {}, row.begins_with) : write.UNKNOWN) },
     { label: "Scope", wide: true, value: (row) => row.scope },
     { label: "Since", wide: true, value: (row) => write.fullTime(new Date(row.created_at_ms).toISOString()) },
     { label: "Bounds", wide: true, value: (row) => bounds(row.bounds) },
@@ -188,9 +222,9 @@ function bounds(bounds) {
 }
 
 function addKey(draw) {
-  return formDialog("Add a client key", [
-    field("Name", { name: "name", required: true, autocomplete: "off", pattern: "[A-Za-z0-9._\\-]+" }, "who will use it: laptop, agent, a person"),
-    field("Scope", { name: "scope", autocomplete: "off" }, "keys of one scope share their conversations; without, it is its own"),
+  return formDialog("Add a client key", () => [
+    field("Name", { name: "name", required: true, pattern: "[A-Za-z0-9._@\\-]+", maxlength: 64 }, "who will use it: laptop, agent, a person"),
+    field("Scope", { name: "scope" }, "keys of one scope share their conversations; without, it is its own"),
   ], async (key) => {
     const made = await api.post("keys", key);
     await draw();

@@ -59,9 +59,9 @@ const KINDS = {
   open: "live", incomplete: "fair", cancelled: "fair", queued: "fair", moved: "fair", cooling_down: "fair",
   draining: "fair", client_gone: "fair", shutdown: "fair", none: "plain", unknown: "fair",
 };
-export function badge(word) {
+export function badge(word, kind) {
   if (word === null || word === undefined) return "–";
-  return h("span", { class: `badge ${KINDS[word] ?? "bad"}` }, String(word).replaceAll("_", " "));
+  return h("span", { class: `badge ${kind ?? KINDS[word] ?? "bad"}` }, String(word).replaceAll("_", " "));
 }
 
 /** Shows a dialog; resolves when it is closed. */

@@ -10,6 +10,9 @@ let timer = null;
 let listeners = { status: null, changed: null };
 let dueAgain = false;
 
+/** What a view shows, and changes: requests that have ended, and where the accounts stand. */
+const news = (seen) => JSON.stringify([seen.ended, seen.accounts.map(({ account, status }) => [account, status])]);
+
 export const live = {
   /** What was seen last. */
   get now() { return now; },
@@ -17,7 +20,7 @@ export const live = {
   async look() {
     const before = now;
     now = await api.get("live");
-    return before !== null && before.ended !== now.ended;
+    return before !== null && news(before) !== news(now);
   },
 
   /** Shows it in an element, and calls back when there is something new to read. */

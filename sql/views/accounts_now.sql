@@ -52,7 +52,7 @@ SELECT
     WHERE json_extract(m.value, '$.until_ms') > c.now_ms) AS limited_models,
   CASE
     WHEN a.switch <> 'on' THEN 'moorage account enable ' || a.name
-    WHEN a.status = 'expired' AND a.kind = 'codex' THEN 'codex login (into ' || a.auth_file || '), then: moorage account enable ' || a.name
+    WHEN a.status = 'expired' AND a.kind = 'codex' THEN 'codex login (into ' || a.auth_file || '); a gateway that runs sees it by itself'
     WHEN a.status = 'expired' AND a.source = 'file' THEN 'put a new key where moorage.toml says, then: moorage account enable ' || a.name
     WHEN a.status = 'expired' THEN 'give it a new key: moorage account add ' || a.name || ' …'
     WHEN a.status = 'disabled' THEN 'ask its provider, then: moorage account enable ' || a.name

@@ -368,7 +368,7 @@ fn look_at_login(findings: &mut Findings, name: &str, path: &Path) {
         Err(unusable) => {
             let to_do = match &unusable {
                 Unusable::Open(_) => format!("chmod 600 {}", path.display()),
-                Unusable::Missing(_) | Unusable::NoLogin(_) => log_in_again(name),
+                Unusable::Missing(_) | Unusable::NoLogin(_) => LOG_IN_AGAIN.to_owned(),
                 Unusable::Unreadable(..) => {
                     "look at who owns it; if it stays so, log in again: codex login".to_owned()
                 }
@@ -378,7 +378,7 @@ fn look_at_login(findings: &mut Findings, name: &str, path: &Path) {
     };
     if login.refresh_token.is_none() {
         let found = format!("{name}: {} holds no refresh token", path.display());
-        return findings.wrong("login", &found, &log_in_again(name));
+        return findings.wrong("login", &found, LOG_IN_AGAIN);
     }
     let until = login
         .expires_at_ms
@@ -402,9 +402,7 @@ fn look_at_login(findings: &mut Findings, name: &str, path: &Path) {
     }
 }
 
-fn log_in_again(name: &str) -> String {
-    format!("codex login, then: moorage account enable {name}")
-}
+const LOG_IN_AGAIN: &str = "codex login; a gateway that runs sees it by itself";
 
 /// How far a clock may be off.
 const CLOCK_SKEW_MS: i64 = 60_000;
@@ -439,7 +437,7 @@ async fn ask_upstreams(
                 findings.wrong(
                     "online",
                     &format!("{what}: its login has ended ({code})"),
-                    &log_in_again(&account.name),
+                    LOG_IN_AGAIN,
                 );
                 continue;
             }
@@ -463,7 +461,7 @@ async fn ask_upstreams(
             StatusCode::UNAUTHORIZED if account.kind == Kind::Codex => findings.wrong(
                 "online",
                 &format!("{what}: its login is refused"),
-                &log_in_again(&account.name),
+                LOG_IN_AGAIN,
             ),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => findings.wrong(
                 "online",

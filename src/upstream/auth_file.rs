@@ -61,6 +61,30 @@ pub fn read(path: &Path) -> Result<Login, Unusable> {
     Document::read(path)?.login(path)
 }
 
+/// What tells one writing of a file from another, without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    changed_s: i64,
+    changed_ns: i64,
+    bytes: u64,
+    number: u64,
+}
+
+impl Stamp {
+    /// That of the file as it is now; `None` if it is not there.
+    pub fn of(path: &Path) -> Option<Stamp> {
+        use std::os::unix::fs::MetadataExt as _;
+        let file = std::fs::metadata(path).ok()?;
+        // The time of the last change, not only of the content: a mode that was put right counts, too.
+        Some(Stamp {
+            changed_s: file.ctime(),
+            changed_ns: file.ctime_nsec(),
+            bytes: file.len(),
+            number: file.ino(),
+        })
+    }
+}
+
 /// Whether a renewed login could be written.
 ///
 /// # Errors

@@ -6,13 +6,15 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use fantoccini::actions::{InputSource as _, KeyAction, KeyActions};
 use fantoccini::error::CmdError;
 use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
+use moorage::account::Kind;
 use serde_json::{Value, json};
 
-use crate::harness::{Harness, KEY, PATIENCE, Reply, said};
+use crate::harness::{Harness, KEY, PATIENCE, Reply, said, write_private};
 
 const TAB: &str = "\u{e004}";
 const ENTER: &str = "\u{e007}";
@@ -48,7 +50,12 @@ fn is_redrawn(error: &CmdError) -> bool {
 impl Browser {
     /// A browser with an empty profile that has opened the page of a gateway.
     async fn open(harness: &Harness) -> Browser {
-        let (driver, port) = driver();
+        Browser::open_in(harness, "UTC").await
+    }
+
+    /// The same on a machine whose clock is that of a time zone.
+    async fn open_in(harness: &Harness, time_zone: &str) -> Browser {
+        let (driver, port) = driver(time_zone);
         let capabilities = json!({
             "goog:chromeOptions": { "args": ARGUMENTS },
             "goog:loggingPrefs": { "browser": "ALL" },
@@ -72,14 +79,14 @@ impl Browser {
     /// The same, logged in.
     pub async fn logged_in(harness: &Harness) -> Browser {
         let browser = Browser::open(harness).await;
-        browser.until("document.querySelector('#key')").await;
+        browser.log_in(harness).await;
         browser
-            .enter("#key", &format!("{}{ENTER}", harness.admin_key))
-            .await;
-        browser
-            .until("document.querySelector('.tiles, .empty.card')")
-            .await;
-        browser
+    }
+
+    async fn log_in(&self, harness: &Harness) {
+        self.until("document.querySelector('#key')").await;
+        self.enter("#key", &format!("{}{ENTER}", harness.admin_key)).await;
+        self.until("document.querySelector('.tiles, .empty.card')").await;
     }
 
     pub async fn go(&self, path: &str) {
@@ -142,8 +149,12 @@ impl Browser {
 
     /// Presses a key where the focus is.
     async fn press(&self, key: &str) {
-        let element = self.client.active_element().await.unwrap();
-        element.send_keys(key).await.unwrap();
+        let press = key
+            .chars()
+            .fold(KeyActions::new("keyboard".to_owned()), |keys, value| {
+                keys.then(KeyAction::Down { value }).then(KeyAction::Up { value })
+            });
+        self.client.perform_actions(press).await.unwrap();
     }
 
     /// Presses Tab until the focus is there.
@@ -246,10 +257,11 @@ impl Drop for Browser {
 
 /// A driver that listens, and its port. It sometimes ends at once, because another took the port that
 /// it had chosen.
-fn driver() -> (Child, String) {
+fn driver(time_zone: &str) -> (Child, String) {
     for _ in 0..10 {
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
+            .env("TZ", time_zone)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -519,6 +531,193 @@ async fn accounts_and_keys_are_managed_on_the_page() {
 
 #[tokio::test]
 #[ignore = "needs Chromium and axe-core; .ci/run installs them"]
+async fn a_login_is_added_on_the_page_and_says_what_to_do_when_it_has_ended() {
+    let harness = Harness::build(2)
+        .kinds(&[Kind::OpenAi, Kind::Codex])
+        .start()
+        .await;
+    let login = harness.account(1);
+    let path = harness.auth_file("sim-b");
+    let browser = Browser::logged_in(&harness).await;
+    browser.go("/?view=accounts").await;
+    browser.click("[data-does='Disable sim-a']").await;
+    browser.click("[data-does='Enable sim-a']").await;
+    browser.click("[data-does='Add an account']").await;
+    browser.enter("dialog [name=name]", "me").await;
+    // With the keyboard, as a person who is in the field before it.
+    browser
+        .js("document.querySelector('dialog [name=kind]').focus()")
+        .await;
+    browser.press("\u{e014}").await;
+    browser
+        .until("document.querySelector('dialog [name=api_key]').matches(':disabled')")
+        .await;
+    browser.picture("login-form").await;
+    assert_eq!(browser.inaccessible().await, [""; 0]);
+    let address = "dialog fieldset:not([hidden]) [name=base_url]";
+    browser.enter(address, login.base_url()).await;
+    // What is not there is told, and what was typed stays.
+    let field = "dialog [name=auth_file]";
+    browser
+        .enter(field, &format!("{}-not{ENTER}", path.display()))
+        .await;
+    let told = browser.text("dialog [role=alert]").await;
+    assert!(
+        told.contains("no absolute path of a file that holds a ChatGPT login"),
+        "{told}"
+    );
+    browser
+        .enter(field, &format!("{}{ENTER}", "\u{e003}".repeat(4)))
+        .await;
+    browser
+        .until(
+            "!document.querySelector('dialog[open]') && document.querySelector(\"[data-does='Drain me']\")",
+        )
+        .await;
+    for name in ["sim-a", "sim-b"] {
+        browser.click(&format!("[data-does='Disable {name}']")).await;
+        browser
+            .until(&format!(
+                "document.querySelector(\"[data-does='Enable {name}']\")"
+            ))
+            .await;
+    }
+    assert_eq!(harness.post(said("hi", None)).await.account(), "me");
+
+    // It ends, and the page says so by itself, here and at the first look.
+    login.end_access();
+    login.end_login("refresh_token_reused");
+    assert_eq!(harness.post(said("hi", None)).await.status, 503);
+    let row = "[...document.querySelectorAll('tr')].find(row => row.innerText.startsWith('me'))";
+    browser
+        .until(&format!("{row}.innerText.includes('expired')"))
+        .await;
+    let to_do = browser
+        .js(&format!("{row}.querySelector('.to-do').innerText"))
+        .await;
+    assert!(to_do.as_str().unwrap().starts_with("codex login"), "{to_do}");
+    browser.picture("accounts-expired").await;
+    browser.go("/?view=overview").await;
+    browser
+        .until(
+            "[...document.querySelectorAll('.account')].some(card => card.innerText.includes('codex login'))",
+        )
+        .await;
+    browser.picture("overview-expired").await;
+    // A person does what it says, and sees that nothing else is to be done.
+    write_private(&path, &login.log_in(PATIENCE * 100));
+    browser
+        .until(
+            "[...document.querySelectorAll('.account')].every(card => !card.innerText.includes('expired'))",
+        )
+        .await;
+    assert_eq!(harness.post(said("hi", None)).await.account(), "me");
+    browser.close(&["400"]).await;
+}
+
+/// Five and a half hours ahead of UTC.
+const KOLKATA: &str = "Asia/Kolkata";
+
+#[tokio::test]
+#[ignore = "needs Chromium and axe-core; .ci/run installs them"]
+async fn days_and_hours_are_those_of_the_viewers_clock() {
+    let harness = Harness::build(1).start().await;
+    // Ten minutes to each side of midnight in Kolkata, three days ago.
+    let zone = jiff::tz::TimeZone::get(KOLKATA).unwrap();
+    let now = jiff::Timestamp::now().to_zoned(zone);
+    let midnight = now
+        .start_of_day()
+        .unwrap()
+        .checked_sub(jiff::Span::new().days(3))
+        .unwrap();
+    for (minutes, tokens) in [(-10, 1000), (10, 200), (20, 30)] {
+        let at = midnight.checked_add(jiff::Span::new().minutes(minutes)).unwrap();
+        harness.query(&format!(
+            "INSERT INTO requests (id, started_at_ms, ended_at_ms, endpoint, transport, outcome, account_id, input_tokens, cached_tokens, output_tokens)
+             VALUES ({0} * 1024, {0}, {0} + 500, '/responses', 'json', 'completed', 1, {tokens}, 0, 5)",
+            at.timestamp().as_millisecond()
+        ));
+    }
+    let browser = Browser::open_in(&harness, KOLKATA).await;
+    browser.log_in(&harness).await;
+    assert_eq!(
+        browser
+            .js("Intl.DateTimeFormat().resolvedOptions().timeZone")
+            .await,
+        "Asia/Calcutta"
+    );
+    browser.go("/?range=month&by=account&measure=input").await;
+    browser.until("document.querySelector('a.bar')").await;
+    let yesterday = midnight.yesterday().unwrap();
+    // As this browser writes it, told the zone.
+    let written = async |at: &jiff::Zoned, parts: &str| {
+        let format = format!(
+            "new Intl.DateTimeFormat(undefined, {{ {parts}, timeZone: {KOLKATA:?} }}).format({})",
+            at.timestamp().as_millisecond()
+        );
+        browser.js(&format).await.as_str().unwrap().to_owned()
+    };
+    let bars = async || -> Vec<String> {
+        let told = browser
+            .js("[...document.querySelectorAll('a.bar')].map(bar => bar.getAttribute('aria-label')).filter(label => !label.includes(': 0 '))")
+            .await;
+        serde_json::from_value(told).unwrap()
+    };
+    let days = bars().await;
+    let mut expected = Vec::new();
+    for (day, tokens) in [(&yesterday, "1,000"), (&midnight, "230")] {
+        let day = written(day, "weekday: 'short', day: 'numeric', month: 'short'").await;
+        expected.push(format!("{day}: {tokens} tokens in"));
+    }
+    assert_eq!(days.len(), 2, "{days:?}");
+    for (label, expected) in days.iter().zip(&expected) {
+        assert!(label.starts_with(expected), "{label}: {expected}");
+    }
+    // The bar of a day leads to the requests of that day, at the times of that clock.
+    let bar = format!(
+        "[...document.querySelectorAll('a.bar')].find(bar => bar.getAttribute('aria-label') == {:?})",
+        days[1]
+    );
+    browser
+        .js(&format!(
+            "{bar}.dispatchEvent(new MouseEvent('click', {{ bubbles: true, cancelable: true }}))"
+        ))
+        .await;
+    browser
+        .until("document.querySelectorAll('tbody tr').length == 2")
+        .await;
+    let shown = browser.text("tbody").await;
+    for minutes in [10, 20] {
+        let at = midnight.checked_add(jiff::Span::new().minutes(minutes)).unwrap();
+        let time = written(&at, "hour: 'numeric', minute: '2-digit'").await;
+        assert!(shown.contains(&time), "{time}: {shown}");
+    }
+    // Sums are kept by the hour of UTC, which begins at half past there: a bar says so.
+    let (from, to) = (yesterday.timestamp(), midnight.tomorrow().unwrap().timestamp());
+    browser
+        .go(&format!("/?range=own&measure=requests&from={from}&to={to}"))
+        .await;
+    browser.until("document.querySelector('a.bar')").await;
+    let half_past = midnight.checked_sub(jiff::Span::new().minutes(30)).unwrap();
+    let parts = "hour: 'numeric', minute: '2-digit'";
+    let begin = written(&half_past, parts).await;
+    let end = written(
+        &midnight.checked_add(jiff::Span::new().minutes(30)).unwrap(),
+        parts,
+    )
+    .await;
+    let hours = bars().await;
+    assert_eq!(hours.len(), 1, "{hours:?}");
+    assert!(
+        hours[0].contains(&format!("{begin}–{end}: 3 requests")),
+        "{hours:?}"
+    );
+    browser.picture("kolkata").await;
+    browser.close(&[]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and axe-core; .ci/run installs them"]
 async fn everything_is_reached_with_the_keyboard_alone() {
     let harness = with_history().await;
     let browser = Browser::open(&harness).await;
@@ -592,7 +791,7 @@ async fn every_view_is_accessible_in_light_and_dark_and_fits_a_phone() {
     for scheme in ["light", "dark"] {
         browser.prefers(scheme).await;
         for (name, address, there) in &views {
-            for (device, width, height) in [("wide", 1280, 1000), ("phone", 390, 844)] {
+            for (device, width, height) in [("wide", 1280, 1000), ("phone", 360, 780)] {
                 browser.client.set_window_size(width, height).await.unwrap();
                 browser.go(&format!("/{address}")).await;
                 browser

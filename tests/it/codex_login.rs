@@ -248,7 +248,7 @@ async fn a_login_that_has_ended_says_so_and_what_to_do_until_a_person_logs_in() 
         );
         let to_do = now["what_to_do"].as_str().unwrap();
         assert!(
-            to_do.starts_with("codex login") && to_do.ends_with("moorage account enable sim-a"),
+            to_do.starts_with("codex login") && to_do.ends_with("sees it by itself"),
             "{to_do}"
         );
         let list = harness.run(&["account", "list"]);
@@ -260,7 +260,7 @@ async fn a_login_that_has_ended_says_so_and_what_to_do_until_a_person_logs_in() 
             "{found}"
         );
         log_in(&harness, Duration::ZERO);
-        harness.run(&["account", "enable", "sim-a"]);
+        is_active(&harness).await;
         many(&[&harness.gateway], &harness.http, 1).await;
         harness.account(0).end_access();
     }
@@ -268,6 +268,50 @@ async fn a_login_that_has_ended_says_so_and_what_to_do_until_a_person_logs_in() 
     let reply = harness.post(said("hi", None)).await;
     assert_eq!(reply.code(), "account_unavailable");
     assert_eq!(status(&harness)["reason"], "auth_file_missing");
+    log_in(&harness, HOUR);
+    is_active(&harness).await;
+    many(&[&harness.gateway], &harness.http, 1).await;
+}
+
+/// Nobody tells the gateway: it looks at the file.
+async fn is_active(harness: &Harness) {
+    eventually("the account that is used again", || {
+        (status(harness)["status"] == "active").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_logs_in_again_while_the_gateway_is_stopped_is_seen_at_its_start() {
+    let mut harness = logged_in(Duration::ZERO).await;
+    harness.account(0).end_login("refresh_token_reused");
+    assert_eq!(harness.post(said("hi", None)).await.status, 503);
+    harness.gateway.kill();
+    log_in(&harness, HOUR);
+    harness.restart();
+    is_active(&harness).await;
+    many(&[&harness.gateway], &harness.http, 1).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_anew_with_the_login_that_has_ended_asks_for_nothing() {
+    let harness = logged_in(Duration::ZERO).await;
+    let path = harness.auth_file("sim-a");
+    harness.account(0).end_login("refresh_token_reused");
+    assert_eq!(harness.post(said("hi", None)).await.status, 503);
+    let refused = harness.account(0).refused_renewals();
+    let looked = async |times: usize| {
+        eventually("a look at the file", || {
+            let looks = harness.log().matches("no login in its file that is good").count();
+            (looks >= times).then_some(())
+        })
+        .await;
+    };
+    looked(1).await;
+    write_private(&path, &login(&path));
+    looked(2).await;
+    assert_eq!(status(&harness)["status"], "expired");
+    assert_eq!(harness.account(0).refused_renewals(), refused);
 }
 
 #[tokio::test]

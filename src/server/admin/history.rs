@@ -426,6 +426,7 @@ async fn live(State(front): State<Front>) -> Response {
     let accounts = gateway.pool.now(now_ms()).into_iter().map(|account| {
         json!({
             "account": account.name,
+            "status": account.status,
             "in_flight": account.in_flight,
             "until": account.usable_at_ms.map(iso),
         })
