@@ -3,6 +3,11 @@
 //! A checkpoint syncs the disk, which takes milliseconds: nobody's commit is to wait for that. So a
 //! thread of its own does the bulk of it while commits go on. What they have added meanwhile is
 //! little, and the writer writes it back itself: then nothing is left, and SQLite begins the log anew.
+//!
+//! It does so only at a moment when nobody reads from the log. Readers that come one after the other
+//! without a pause leave no such moment, and the log would grow for ever. So a log that has become long
+//! is cut with a short wait for those who read just then: whoever begins meanwhile finds all in the
+//! database and is not in the way.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +29,8 @@ const DONE: u8 = 2;
 pub(super) struct Checkpoints {
     log: PathBuf,
     commits: u32,
+    /// The size of the log from which those who read are waited for.
+    wait_bytes: u64,
     state: Arc<AtomicU8>,
     begin: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -54,6 +61,7 @@ impl Checkpoints {
         Ok(Checkpoints {
             log: log.into(),
             commits: 0,
+            wait_bytes: limits::WAL_WAIT_BYTES,
             state,
             begin: Some(begin),
             thread: Some(thread),
@@ -71,18 +79,41 @@ impl Checkpoints {
         self.commits += 1;
         match self.state.load(Ordering::Acquire) {
             DONE => {
-                write_back(writer);
+                match self.log_bytes() {
+                    long if long >= self.wait_bytes => self.cut(writer, long),
+                    _ => write_back(writer),
+                }
                 self.state.store(IDLE, Ordering::Relaxed);
             }
             IDLE if self.commits >= limits::WAL_LOOK_COMMITS => {
                 self.commits = 0;
-                if std::fs::metadata(&self.log).is_ok_and(|log| log.len() >= limits::WAL_BYTES) {
+                if self.log_bytes() >= limits::WAL_BYTES {
                     self.state.store(RUNS, Ordering::Relaxed);
                     self.begin.as_ref().map(|begin| begin.send(()));
                 }
             }
             _ => {}
         }
+    }
+
+    fn log_bytes(&self) -> u64 {
+        std::fs::metadata(&self.log).map_or(0, |log| log.len())
+    }
+
+    /// Writes the rest back and begins the log anew, with a bounded wait for those who read from it.
+    /// Where one stays longer, the next wait is for a log that has grown by half: such a reader costs
+    /// the clients some waits in all, not one after the other.
+    fn cut(&mut self, writer: &Connection, log_bytes: u64) {
+        writer.busy_timeout(limits::WAL_WAIT).ok();
+        let cut = writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        writer.busy_timeout(limits::BUSY_TIMEOUT).ok();
+        self.wait_bytes = match cut {
+            Ok(0) => limits::WAL_WAIT_BYTES,
+            _ => {
+                tracing::debug!(log_bytes, "somebody has read from the write-ahead log for long");
+                log_bytes + log_bytes / 2
+            }
+        };
     }
 }
 
@@ -105,16 +136,16 @@ fn write_back(connection: &Connection) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64};
+
     use super::*;
     use crate::store::{Durability, open_writable};
 
-    #[test]
-    fn the_log_is_begun_anew_while_the_writer_goes_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("m.db");
-        let open = || open_writable(&path, Durability::Process).unwrap();
+    /// Commits until the log has begun anew some times, and gives the largest size that it had.
+    fn largest_log(path: &Path) -> u64 {
+        let open = || open_writable(path, Durability::Process).unwrap();
         let writer = open();
-        let mut checkpoints = Checkpoints::start(&path, &writer, open()).unwrap();
+        let mut checkpoints = Checkpoints::start(path, &writer, open()).unwrap();
         let (mut largest, mut before, mut begun_anew) = (0, 0, 0);
         let mut commits = 0;
         while begun_anew < 3 {
@@ -126,17 +157,80 @@ mod tests {
                 )
                 .unwrap();
             checkpoints.committed(&writer);
-            let size = std::fs::metadata(&checkpoints.log).unwrap().len();
+            let size = checkpoints.log_bytes();
             begun_anew += usize::from(size < before);
             before = size;
             largest = largest.max(size);
             assert!(commits < 100_000, "the log grew to {size} bytes");
         }
-        assert!(largest < 8 * limits::WAL_BYTES, "{largest}");
         drop(checkpoints);
         let rows: i64 = writer
             .query_row("SELECT count(*) FROM settings", [], |row| row.get(0))
             .unwrap();
         assert_eq!(rows, 50);
+        largest
+    }
+
+    #[test]
+    fn the_log_is_begun_anew_while_the_writer_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let largest = largest_log(&folder.path().join("m.db"));
+        assert!(largest < 4 * limits::WAL_BYTES, "{largest}");
+    }
+
+    /// Two readers, of which one always reads: neither ends before the other has begun anew.
+    #[test]
+    fn the_log_is_begun_anew_under_readers_that_never_pause() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.db");
+        drop(open_writable(&path, Durability::Process).unwrap());
+        let begun = [AtomicU64::new(0), AtomicU64::new(0)];
+        let stop = AtomicBool::new(false);
+        let read = |me: usize| {
+            let reader = crate::store::open_readable(&path).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                let moment = reader.unchecked_transaction().unwrap();
+                let query = "SELECT count(*) FROM settings";
+                moment.query_row(query, [], |row| row.get::<_, i64>(0)).unwrap();
+                let other = begun[1 - me].load(Ordering::SeqCst);
+                begun[me].fetch_add(1, Ordering::SeqCst);
+                while begun[1 - me].load(Ordering::SeqCst) == other && !stop.load(Ordering::Relaxed) {
+                    std::thread::yield_now();
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| read(0));
+            scope.spawn(|| read(1));
+            let written = std::panic::catch_unwind(|| largest_log(&path));
+            stop.store(true, Ordering::Relaxed);
+            let largest = written.unwrap();
+            assert!(largest < 3 * limits::WAL_WAIT_BYTES, "{largest}");
+        });
+    }
+
+    #[test]
+    fn a_reader_that_stays_is_waited_for_less_and_less() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.db");
+        let open = || open_writable(&path, Durability::Process).unwrap();
+        let writer = open();
+        let mut checkpoints = Checkpoints::start(&path, &writer, open()).unwrap();
+        let stays = open();
+        let moment = stays.unchecked_transaction().unwrap();
+        moment
+            .query_row("SELECT count(*) FROM settings", [], |row| row.get::<_, i64>(0))
+            .unwrap();
+        writer
+            .execute("INSERT INTO settings VALUES ('x', randomblob(9000))", [])
+            .unwrap();
+        checkpoints.cut(&writer, 1000);
+        assert_eq!(checkpoints.wait_bytes, 1500);
+        drop(moment);
+        checkpoints.cut(&writer, 1500);
+        assert_eq!(
+            (checkpoints.wait_bytes, checkpoints.log_bytes()),
+            (limits::WAL_WAIT_BYTES, 0)
+        );
     }
 }
