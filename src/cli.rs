@@ -1,6 +1,7 @@
 //! The commands: what a person types, and what they read.
 
 mod account;
+mod backup;
 mod demo;
 mod doctor;
 mod explain;
@@ -79,6 +80,8 @@ enum Command {
     /// The key that upstream credentials are sealed with
     #[command(subcommand)]
     Secret(secret::SecretCommand),
+    /// An online copy of the database, while the gateway runs
+    Backup(backup::BackupArgs),
     /// What is right and what is not, each with what to do about it
     Doctor(doctor::DoctorArgs),
     /// What was used, as a table
@@ -126,6 +129,7 @@ impl Arguments {
             Command::Key(command) => key::run(command, &load()?)?,
             Command::AdminKey(command) => key::run_admin(&command, &load()?)?,
             Command::Secret(command) => secret::run(&command, &load()?)?,
+            Command::Backup(args) => backup::run(&args, &load()?)?,
             Command::Doctor(args) => return doctor::run(&args, places.clone()),
             Command::Usage(args) => history::usage(&args, &load()?)?,
             Command::Conversation(args) => history::conversation(&args, &load()?)?,

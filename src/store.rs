@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod admin_sessions;
+pub mod backup;
 mod checkpoint;
 pub mod client_keys;
 pub mod fill;
@@ -411,6 +412,8 @@ fn open_looking(path: &Path) -> Result<Connection, StoreError> {
 }
 
 const READ_ONLY: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
+const READ_WRITE: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
 fn reader_manager(path: &Path) -> SqliteConnectionManager {
     SqliteConnectionManager::file(path)

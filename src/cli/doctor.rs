@@ -11,9 +11,10 @@ use crate::account::{Account, Credential, Kind, doubt_about_base_url};
 use crate::clock::now_ms;
 use crate::config::{Config, Places};
 use crate::exchange::models::CODEX_VERSION;
+use crate::limits;
 use crate::store::accounts::{self, StoredAccount};
 use crate::store::seal::{KeySource, Seal};
-use crate::store::{self, Connection, client_keys, history};
+use crate::store::{self, Connection, backup, client_keys, history};
 use crate::upstream::auth_file::{self, Unusable};
 use crate::upstream::http::{Outgoing, OutgoingBody, SendError, Upstream};
 
@@ -55,6 +56,7 @@ pub(super) fn run(args: &DoctorArgs, places: Places) -> anyhow::Result<ExitCode>
             look_at_configuration(&mut findings, &config);
             if let Some(connection) = look_at_database(&mut findings, &config) {
                 look_at_sizes(&mut findings, &config, &connection)?;
+                look_at_backup(&mut findings, &connection)?;
                 look_at_clock(&mut findings, &connection)?;
                 let unlocked = look_at_accounts(&mut findings, &config, &connection)?;
                 look_at_keys(&mut findings, &connection)?;
@@ -169,11 +171,50 @@ fn look_at_database(findings: &mut Findings, config: &Config) -> Option<Connecti
         Ok(Some(damage)) => findings.wrong(
             "database",
             &format!("{shown} is damaged: {damage}"),
-            "stop the gateway and put the last copy in its place",
+            &last_copy(&connection),
         ),
         Err(error) => findings.wrong("database", &format!("{shown}: {error}"), "look at its disk"),
     }
     Some(connection)
+}
+
+/// Where the last copy is, for whoever needs it.
+fn last_copy(connection: &Connection) -> String {
+    match backup::last(connection) {
+        Ok(Some(last)) => format!(
+            "stop the gateway and put the last copy in its place: {} of {}",
+            last.file.display(),
+            day(last.at_ms)
+        ),
+        _ => "stop the gateway and put a copy in its place, if there is one".to_owned(),
+    }
+}
+
+/// That there is no copy is no fault: nothing ends by it, and a test setup needs none.
+fn look_at_backup(findings: &mut Findings, connection: &Connection) -> anyhow::Result<()> {
+    let Some(last) = backup::last(connection)? else {
+        findings.odd("copy", "none was made yet: moorage backup FILE");
+        return Ok(());
+    };
+    let found = format!("{} of {}", last.file.display(), day(last.at_ms));
+    let age = Duration::from_millis(now_ms().saturating_sub(last.at_ms).max(0).unsigned_abs());
+    if age > limits::BACKUP_AGE {
+        let days = age.as_secs() / 86_400;
+        findings.odd(
+            "copy",
+            &format!("{found} is {days} days old: moorage backup FILE"),
+        );
+    } else {
+        findings.fine("copy", &found);
+    }
+    Ok(())
+}
+
+fn day(at_ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(at_ms).map_or_else(
+        |_| "an unknown day".to_owned(),
+        |at| at.strftime("%Y-%m-%d %H:%M UTC").to_string(),
+    )
 }
 
 #[cfg(unix)]
@@ -458,11 +499,9 @@ async fn ask_upstreams(
         look_at_skew(findings, &what, &answer.headers);
         match answer.status {
             status if status.is_success() => findings.fine("online", &what),
-            StatusCode::UNAUTHORIZED if account.kind == Kind::Codex => findings.wrong(
-                "online",
-                &format!("{what}: its login is refused"),
-                LOG_IN_AGAIN,
-            ),
+            StatusCode::UNAUTHORIZED if account.kind == Kind::Codex => {
+                findings.wrong("online", &format!("{what}: its login is refused"), LOG_IN_AGAIN)
+            }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => findings.wrong(
                 "online",
                 &format!("{what}: its credential is refused ({})", answer.status),

@@ -67,7 +67,7 @@ fn next(looks: &Mutex<Receiver<Look>>) -> Option<Look> {
 }
 
 /// Lets others go first, where the system knows priorities of threads.
-fn step_back() {
+pub(super) fn step_back() {
     #[cfg(target_os = "linux")]
     if let Err(error) =
         rustix::process::setpriority_process(Some(rustix::thread::gettid()), limits::LOOKS_NICE)

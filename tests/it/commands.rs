@@ -546,3 +546,59 @@ async fn a_command_whose_output_nobody_reads_to_its_end_just_ends() {
     let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
+
+/// What a command says where a person looks on, and where nobody does: standard output and error.
+fn on_a_terminal_and_without(home: &Path, arguments: &str) -> (String, Output) {
+    let program = env!("CARGO_BIN_EXE_moorage");
+    let shown = at_home_of("script", home)
+        .args(["-qec", &format!("{program} {arguments}"), "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .output()
+        .expect("script (bsdutils) is installed");
+    let plain = at_home(home).args(arguments.split(' ')).output().unwrap();
+    (succeeded(shown), plain)
+}
+
+fn at_home_of(program: &str, home: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("HOME", home)
+        .env("PATH", std::env::var_os("PATH").unwrap());
+    command
+}
+
+#[test]
+fn what_takes_long_shows_a_person_how_far_it_is_and_says_nothing_to_a_script() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let cases = [
+        ("simulate --fill 20000", "requests,"),
+        ("usage --by conversation --since 89d", "% of the time"),
+        ("doctor", "reading the database through"),
+    ];
+    for (arguments, progress) in cases {
+        let (shown, plain) = on_a_terminal_and_without(home, arguments);
+        assert!(shown.contains(progress), "{arguments}: {shown}");
+        let plain = text(&plain.stdout) + &text(&plain.stderr);
+        assert!(
+            !plain.contains(progress) && !plain.contains('\u{1b}'),
+            "{arguments}: {plain}"
+        );
+    }
+    let (first, second) = (home.join("1.db"), home.join("2.db"));
+    let program = env!("CARGO_BIN_EXE_moorage");
+    let shown = at_home_of("script", home)
+        .args([
+            "-qec",
+            &format!("{program} backup {}", first.display()),
+            "/dev/null",
+        ])
+        .env("TERM", "xterm")
+        .output();
+    let shown = succeeded(shown.unwrap());
+    assert!(shown.contains(" of ") && shown.contains("left"), "{shown}");
+    let plain = at_home(home).arg("backup").arg(&second).output().unwrap();
+    assert_eq!(text(&plain.stderr), "");
+}

@@ -9,6 +9,7 @@ mod admin;
 mod affinity;
 mod agreement;
 mod attacks;
+mod backup;
 mod browser;
 mod bytes_pass;
 mod clients;
