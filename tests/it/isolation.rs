@@ -139,10 +139,12 @@ async fn send(harness: &Harness, key: &str, method: &str, path: &str, body: Body
 /// What can be seen of a refusal, from outside and at the accounts, with the id replaced.
 async fn seen(harness: &Harness, reply: &Reply, ids: &[&String]) -> Value {
     let hide = |text: String| ids.iter().fold(text, |text, id| text.replace(*id, "ID"));
+    // Whether the connection is kept depends on how much of an upload had come when it was answered.
+    let varies = ["date", "x-moorage-request-id", "x-request-id", "connection"];
     let mut headers: Vec<String> = reply
         .headers
         .iter()
-        .filter(|(name, _)| !matches!(name.as_str(), "date" | "x-moorage-request-id" | "x-request-id"))
+        .filter(|(name, _)| !varies.contains(&name.as_str()))
         .map(|(name, value)| hide(format!("{name}: {}", value.to_str().unwrap())))
         .filter(|header| !header.starts_with("content-length"))
         .collect();
