@@ -38,6 +38,7 @@ export function accountCards() {
       account.until && h("p", { class: "back" }, "back in ", h("strong", { "data-until": account.until }, write.until(account.until)), account.reason && h("span", { class: "hint" }, ` ${account.reason}`)),
       !account.until && account.reason && account.status !== "active" && h("p", { class: "hint" }, account.reason),
       account.switch === "on" && account.what_to_do && h("p", { class: "to-do" }, account.what_to_do),
+      account.limited_models && h("p", { class: "hint limited" }, `limited: ${write.withTimes(account.limited_models)}`),
       windows(account),
       h("p", { class: "hint" }, `${write.number(running.get(account.account) ?? 0)} running · ${write.number(account.live_conversations)} live conversations`),
       h("p", { class: "hint" }, `today ${write.number(account.requests_today)} requests, cached ${write.percent(account.cached_percent_today)}`))));
@@ -88,7 +89,7 @@ function accountTable(draw) {
   const columns = [
     { label: "Account", value: (row) => [h("a", { href: address({ view: "requests", account: row.account }) }, row.account),
       h("div", { class: "hint wide", title: row.source === "file" ? "It is in moorage.toml" : null }, row.source === "file" ? `${row.kind}, in the file` : row.kind)] },
-    { label: "State", value: (row) => [badge(state(row), row.switch === "off" ? "plain" : null), row.until && h("span", { class: "hint" }, " back in ", h("span", { "data-until": row.until }, write.until(row.until))), row.reason && h("span", { class: "hint wide" }, ` ${row.reason}`), row.limited_models && h("div", { class: "hint" }, `limited: ${row.limited_models}`), row.switch === "on" && row.what_to_do && h("div", { class: "to-do" }, row.what_to_do)] },
+    { label: "State", value: (row) => [badge(state(row), row.switch === "off" ? "plain" : null), row.until && h("span", { class: "hint" }, " back in ", h("span", { "data-until": row.until }, write.until(row.until))), row.reason && h("span", { class: "hint wide" }, ` ${row.reason}`), row.limited_models && h("div", { class: "hint limited" }, `limited: ${write.withTimes(row.limited_models)}`), row.switch === "on" && row.what_to_do && h("div", { class: "to-do" }, row.what_to_do)] },
     { label: "Address", wide: true, kind: "long", value: (row) => [row.base_url, row.auth_file && h("div", { class: "hint" }, row.auth_file)] },
     { label: "Live", number: true, wide: true, title: "conversations that live on it", value: (row) => write.number(row.live_conversations) },
     { label: "Today", number: true, wide: true, title: "requests today (UTC), and their share of cached tokens", value: (row) => [write.number(row.requests_today), h("div", { class: "hint" }, `${write.percent(row.cached_percent_today)} cached`)] },

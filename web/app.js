@@ -53,12 +53,13 @@ document.addEventListener("click", (event) => {
 });
 
 // Light and dark: as the system says, unless a person has chosen.
-const THEMES = { system: "System", light: "Light", dark: "Dark" };
+const THEMES = { system: ["System", "◐"], light: ["Light", "☀"], dark: ["Dark", "☾"] };
 function showTheme() {
   const theme = localStorage.getItem("moorage-theme") in THEMES ? localStorage.getItem("moorage-theme") : "system";
   document.documentElement.dataset.theme = theme;
-  element("theme").textContent = THEMES[theme];
-  element("theme").setAttribute("aria-label", `Colours: ${THEMES[theme]}`);
+  const [name, sign] = THEMES[theme];
+  element("theme").replaceChildren(h("span", { class: "wide" }, name), h("span", { class: "narrow", "aria-hidden": "true" }, sign));
+  element("theme").setAttribute("aria-label", `Colours: ${name}`);
   return theme;
 }
 element("theme").addEventListener("click", () => {

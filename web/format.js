@@ -50,6 +50,9 @@ export const time = known((iso) => {
 });
 export const fullTime = known((iso) => full.format(new Date(iso)));
 
+/** A text in which moments are written as the viewer's times. */
+export const withTimes = (text) => text.replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, time);
+
 /** Where a step begins, as short as its length allows. */
 export function stepLabel(at, stepMs) {
   if (stepMs >= 24 * 3600e3) return date.format(at);

@@ -166,7 +166,7 @@ function tiles(usage, chosen) {
     const share = (100 * (now - then)) / then;
     const direction = share > 0.05 ? "▲" : share < -0.05 ? "▼" : "=";
     const text = `${direction} ${Math.abs(share) >= 1000 ? ">999" : Math.abs(share).toFixed(0)} %`;
-    return h("span", { class: [whole ? "hint" : "delta", badIfMore && share > 10 && "worse"].filter(Boolean).join(" "), title: `than ${than}` }, text, h("span", { class: whole ? null : "unseen" }, ` than ${than}`));
+    return h("span", { class: [whole ? "hint" : "delta", badIfMore && share > 10 && "worse"].filter(Boolean).join(" "), title: `from ${than}` }, text, h("span", { class: whole ? null : "unseen" }, ` from ${than}`));
   };
   const errorShare = totals.requests ? (100 * totals.errors) / totals.requests : null;
   const fresh = totals.input_tokens === null ? null : totals.input_tokens - (totals.cached_tokens ?? 0);
@@ -184,10 +184,10 @@ function tiles(usage, chosen) {
       [h("a", { href: address({ view: "requests", outcome: "errors", from: iso(chosen.from), to: iso(chosen.to) }) }, write.percent(errorShare)), " of the requests "], change(totals.errors, before.errors, true)));
 }
 
-/** Parts in the order of their names, so that a colour stays with its part. The smallest share one. */
+/** Parts in the order of their names, so that a colour stays with its part. The smallest share one with what has no name. */
 function named(usage, chosen) {
   const measure = MEASURES[chosen.measure];
-  const bySize = [...usage.parts].sort((a, b) => measure.value(b) - measure.value(a));
+  const bySize = usage.parts.filter(({ part }) => part !== null).sort((a, b) => measure.value(b) - measure.value(a));
   const shown = bySize.slice(0, COLOURS - 1).map((part) => part.part).sort((a, b) => String(a).localeCompare(String(b)));
   const colours = new Map(shown.map((part, index) => [part, `c${index}`]));
   return { colour: (part) => colours.get(part) ?? `c${COLOURS - 1}`, order: (part) => (colours.has(part) ? shown.indexOf(part) : COLOURS) };

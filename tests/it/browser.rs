@@ -718,6 +718,42 @@ async fn days_and_hours_are_those_of_the_viewers_clock() {
 
 #[tokio::test]
 #[ignore = "needs Chromium and axe-core; .ci/run installs them"]
+async fn a_history_of_months_is_drawn_in_every_range() {
+    let mut harness = Harness::build(1).start().await;
+    harness.gateway.kill();
+    harness.run(&["simulate", "--fill", "30000"]);
+    harness.restart();
+    let browser = Browser::logged_in(&harness).await;
+    for (scheme, width) in [("light", 1280), ("dark", 1280), ("light", 360)] {
+        browser.prefers(scheme).await;
+        browser.client.set_window_size(width, 1000).await.unwrap();
+        for (range, by, bars) in [
+            ("hour", "client_key", 30),
+            ("day", "model", 24),
+            ("week", "client_key", 28),
+            ("month", "model", 30),
+        ] {
+            browser
+                .go(&format!("/?range={range}&by={by}&measure=input"))
+                .await;
+            // A clock that is put forward or back makes one more or less.
+            browser
+                .until(&format!(
+                    "Math.abs(document.querySelectorAll('a.bar').length - {bars}) < 2"
+                ))
+                .await;
+            browser.picture(&format!("{scheme}-{width}-{range}")).await;
+        }
+        let drawn = browser
+            .js("document.querySelectorAll('a.bar rect.part').length")
+            .await;
+        assert!(drawn.as_i64().unwrap() > 60, "{drawn}");
+    }
+    browser.close(&[]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and axe-core; .ci/run installs them"]
 async fn everything_is_reached_with_the_keyboard_alone() {
     let harness = with_history().await;
     let browser = Browser::open(&harness).await;
@@ -812,6 +848,10 @@ async fn every_view_is_accessible_in_light_and_dark_and_fits_a_phone() {
                     overflow.as_i64().unwrap() <= 0,
                     "{device} {name}: {overflow} pixels too wide"
                 );
+                let hidden = browser
+                    .js("[...document.querySelectorAll('nav, header, .segments, .controls')].filter(node => node.scrollWidth > node.clientWidth + 1).map(node => node.outerHTML)")
+                    .await;
+                assert_eq!(hidden, json!([]), "{device} {name}");
             }
         }
         let paper = browser
