@@ -1,6 +1,9 @@
 //! The database: locked, full, swept, and never a place for what does not belong there.
 
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -377,6 +380,67 @@ async fn ids_of_requests_never_come_again() {
     harness.query("DELETE FROM requests");
     harness.kill_and_restart();
     assert!(harness.turn(None).await.request_id() > before);
+}
+
+/// Two readers outside of the gateway, of which one always reads: neither ends before the other has
+/// begun anew. They read on until `stop`.
+fn readers_that_never_pause(database: &std::path::Path, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<u64>> {
+    let begun: Arc<[AtomicU64; 2]> = Arc::default();
+    let read = |me: usize| {
+        let (begun, stop, database) = (begun.clone(), stop.clone(), database.to_owned());
+        std::thread::spawn(move || {
+            let reader = rusqlite::Connection::open(database).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                let moment = reader.unchecked_transaction().unwrap();
+                let count = moment.query_row("SELECT count(*) FROM requests", [], |row| row.get::<_, i64>(0));
+                count.unwrap();
+                let other = begun[1 - me].load(Ordering::SeqCst);
+                begun[me].fetch_add(1, Ordering::SeqCst);
+                // As long as a query of much takes: longer than it is from one commit to the next.
+                std::thread::sleep(Duration::from_millis(40));
+                while begun[1 - me].load(Ordering::SeqCst) == other && !stop.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            begun[me].load(Ordering::SeqCst)
+        })
+    };
+    vec![read(0), read(1)]
+}
+
+#[tokio::test]
+async fn readers_that_never_pause_do_not_keep_the_log_from_being_begun_anew() {
+    const MIB: u64 = 1024 * 1024;
+    let harness = Harness::over(1).await;
+    let stop = Arc::default();
+    let readers = readers_that_never_pause(&harness.database(), &stop);
+    let writer = rusqlite::Connection::open(harness.database()).unwrap();
+    writer.busy_timeout(crate::harness::PATIENCE).unwrap();
+    writer.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
+    let log = harness.folder().join("moorage.db-wal");
+    let log_bytes = || std::fs::metadata(&log).unwrap().len();
+    for _ in 0..4 {
+        while log_bytes() < 40 * MIB {
+            let much = "INSERT OR REPLACE INTO settings VALUES ('much', randomblob(1000000))";
+            writer.execute(much, []).unwrap();
+        }
+        // Clients go on, and somebody looks at the page.
+        let begin = std::time::Instant::now();
+        while log_bytes() >= 16 * MIB {
+            assert!(
+                begin.elapsed() < crate::harness::PATIENCE,
+                "{} bytes",
+                log_bytes()
+            );
+            harness.turn(None).await;
+            let looked = Reply::of(harness.admin("GET", "usage?last=24h&step=1h")).await;
+            assert_eq!(looked.status, 200);
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for reader in readers {
+        assert!(reader.join().unwrap() > 1);
+    }
 }
 
 #[tokio::test]
