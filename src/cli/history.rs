@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use serde_json::Value;
 
 use crate::clock::now_ms;
@@ -92,22 +91,10 @@ pub(super) fn usage(args: &UsageArgs, config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// The columns that fit on a terminal, amounts with four digits.
+/// The columns that fit on a terminal.
 fn rows_for_terminal(rows: Rows) -> Rows {
     let label = rows.columns[0].clone();
-    let mut rows = only(rows, &[&[label.as_str()], &USAGE_COLUMNS[..]].concat());
-    let is_amount = |name: &String| name.starts_with("cost");
-    let amounts: Vec<usize> = (0..rows.columns.len())
-        .filter(|index| is_amount(&rows.columns[*index]))
-        .collect();
-    for row in &mut rows.rows {
-        for index in &amounts {
-            if let Some(amount) = row[*index].as_f64() {
-                row[*index] = Value::from((amount * 1e4).round() / 1e4);
-            }
-        }
-    }
-    rows
+    only(rows, &[&[label.as_str()], &USAGE_COLUMNS[..]].concat())
 }
 
 /// What fits on a terminal of the columns of sums.
@@ -285,22 +272,41 @@ pub(super) fn print(rows: Rows, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A line below the names is enough: rows are read one below the other.
+const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+
 /// A table with its numbers aligned. What is unknown is a dash, never a zero.
 pub(super) fn table(rows: &Rows) -> Table {
     let mut table = Table::new();
     table
-        .load_style(UTF8_HORIZONTAL_ONLY)
+        .load_style(STYLE)
         .set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(rows.columns.iter().map(|name| name.replace('_', " ")));
+    let side = |column: usize| match rows.rows.iter().any(|row| row[column].is_number()) {
+        true => CellAlignment::Right,
+        false => CellAlignment::Left,
+    };
+    let sides: Vec<CellAlignment> = (0..rows.columns.len()).map(side).collect();
+    let names = rows.columns.iter().zip(&sides);
+    table.set_header(names.map(|(name, side)| Cell::new(name.replace('_', " ")).set_alignment(*side)));
     for row in &rows.rows {
-        table.add_row(row.iter().map(|value| match value {
-            Value::Null => Cell::new("-"),
-            Value::Number(number) => Cell::new(grouped(number)).set_alignment(CellAlignment::Right),
-            Value::String(text) => Cell::new(text),
-            other => Cell::new(other),
-        }));
+        let cells = row.iter().zip(&rows.columns).zip(&sides);
+        table.add_row(cells.map(|((value, name), side)| Cell::new(shown(name, value)).set_alignment(*side)));
     }
     table
+}
+
+/// A value as people read it, amounts and shares with as many digits in every row.
+fn shown(name: &str, value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::Number(number) => match number.as_f64() {
+            Some(amount) if name.starts_with("cost") => format!("{amount:.4}"),
+            Some(share) if name.contains("percent") => format!("{share:.1}"),
+            _ => grouped(number),
+        },
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// Thousands apart, as people compare them.

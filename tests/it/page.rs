@@ -38,6 +38,14 @@ async fn the_page_is_in_the_binary_and_may_do_nothing_but_read_its_own_server() 
     }
 }
 
+#[test]
+fn all_of_the_page_together_is_small() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
+    let sizes = std::fs::read_dir(folder).unwrap();
+    let bytes: u64 = sizes.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes < 100_000, "{bytes} bytes");
+}
+
 #[tokio::test]
 async fn the_history_needs_the_admin_key_which_is_printed_once() {
     let mut harness = Harness::over(1).await;
