@@ -222,7 +222,7 @@ impl App {
             stopping.stopping.send_replace(true);
             tracing::info!("stopping: nothing new is taken, what runs may end");
         };
-        self.server.serve(server::router(self.front), stop).await;
+        self.server.serve(server::routes(self.front), stop).await;
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
         gateway.upstream.settled().await;
         gateway.store.write_later(to_save(&gateway));

@@ -172,7 +172,11 @@ pub struct Routing {
 /// # Errors
 /// If no upstream's answer can be passed on. The record comes back, for the row to say what the
 /// client is told.
-pub async fn run(gateway: &Arc<Gateway>, mut record: Record, question: Question) -> Result<Answer, Refused> {
+pub async fn run(
+    gateway: &Arc<Gateway>,
+    mut record: Record,
+    question: Box<Question>,
+) -> Result<Answer, Refused> {
     match Box::pin(converse(gateway, question, &mut record)).await {
         Ok(begun) => answer::begin(gateway.clone(), record, begun).await,
         Err(error) => Err((error, record)),
@@ -190,7 +194,11 @@ struct Begun {
 }
 
 /// Up to an attempt whose answer can be passed on.
-async fn converse(gateway: &Arc<Gateway>, question: Question, record: &mut Record) -> Result<Begun, Error> {
+async fn converse(
+    gateway: &Arc<Gateway>,
+    question: Box<Question>,
+    record: &mut Record,
+) -> Result<Begun, Error> {
     let body_read = Instant::now();
     if gateway.settings.refuse_without_store && gateway.store.trouble().is_some() {
         return Err(Error::StoreUnavailable);

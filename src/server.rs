@@ -20,7 +20,7 @@ use crate::exchange::Gateway;
 use crate::store::seal::KeySource;
 
 pub use listen::{Bounds, Server};
-pub use router::router;
+pub use router::{Routes, routes};
 pub use tls::Tls;
 
 use door::Door;

@@ -181,7 +181,7 @@ impl SimulatedAccount {
         };
         let state = Arc::new(State::new(account, config, logins, domain));
         let router = server::router(state.clone());
-        let task = tokio::spawn(server.serve(router, std::future::pending()));
+        let task = tokio::spawn(server.serve(router.into(), std::future::pending()));
         Ok(SimulatedAccount {
             name: account.name.clone(),
             api_key: account.api_key.clone(),

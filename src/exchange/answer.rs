@@ -118,7 +118,7 @@ pub struct AnswerBody {
     gateway: Arc<Gateway>,
     record: Record,
     remember: ToRemember,
-    reader: Reader,
+    reader: Box<Reader>,
     status: StatusCode,
     /// Pieces that were written down and may leave.
     ready: VecDeque<Bytes>,

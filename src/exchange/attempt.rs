@@ -39,7 +39,7 @@ pub struct Attempt {
     /// The upstream's headers.
     pub headers: HeaderMap,
     /// The answer, read while it passes.
-    pub reader: Reader,
+    pub reader: Box<Reader>,
     /// What was read before it was known that the answer can be passed on.
     pub held: Vec<Bytes>,
     /// The step that followed, if it ended the answer.
@@ -107,7 +107,7 @@ pub(super) async fn send(
     } = incoming;
     note_quota(gateway, account.id, Quota::of_headers(&headers, now_ms()));
     let idle = gateway.settings.upstream_idle;
-    let reader = Reader::new(body, &headers, status, reads, idle);
+    let reader = Box::new(Reader::new(body, &headers, status, reads, idle));
     let attempt = Attempt {
         account,
         lease: Some(lease),

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::BoxError;
 use axum::body::Body;
-use axum::{BoxError, Router};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{HttpService, service_fn};
@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::Tls;
 use super::door::Peer;
-use super::router::answer;
+use super::router::{Routes, answer};
 
 /// The bounds of a server.
 #[derive(Debug, Clone, Copy)]
@@ -74,10 +74,11 @@ impl Server {
 
     /// Serves until `stop`; then takes nothing new, and gives what runs its time. What is still
     /// running after it is cut.
-    pub async fn serve(self, router: Router, stop: impl Future<Output = ()>) {
+    pub async fn serve(self, routes: Routes, stop: impl Future<Output = ()>) {
         let (running, stopping) = watch::channel(());
         let room = Arc::new(Semaphore::new(self.bounds.connections));
         let mut connections = JoinSet::new();
+        let routes = Arc::new(routes);
         tokio::pin!(stop);
         loop {
             let accepted = tokio::select! {
@@ -86,8 +87,8 @@ impl Server {
                 () = &mut stop => break,
             };
             let (stream, peer, seat) = accepted;
-            let router = router.clone();
-            let service = service_fn(move |request| answer(router.clone(), peer, seat.clone(), request));
+            let routes = routes.clone();
+            let service = service_fn(move |request| answer(routes.clone(), peer, seat.clone(), request));
             let patience = self.bounds.request_head;
             let stopping = stopping.clone();
             let Some(tls) = &self.tls else {

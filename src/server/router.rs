@@ -2,8 +2,10 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::UPGRADE;
 use axum::http::request::Parts;
@@ -21,7 +23,30 @@ use super::listen::Seat;
 use super::{Front, admin, door, errors, page, v1};
 
 /// All routes.
-pub fn router(front: Front) -> Router {
+#[derive(Debug)]
+pub struct Routes {
+    /// For what clients ask the accounts. It takes no turn through the other routes: to be matched
+    /// with their patterns costs a request more than to find its account.
+    direct: Option<Front>,
+    router: Router,
+}
+
+/// All routes. Where scripts of other pages may call, there is a layer that all of them go through.
+pub fn routes(front: Front) -> Routes {
+    let direct = (!front.door.allows_origins()).then(|| front.clone());
+    Routes {
+        direct,
+        router: router(front),
+    }
+}
+
+impl From<Router> for Routes {
+    fn from(router: Router) -> Routes {
+        Routes { direct: None, router }
+    }
+}
+
+fn router(front: Front) -> Router {
     let routes = Router::new()
         .route("/v1/{*path}", any(v1::answer))
         .merge(for_people(&front))
@@ -40,7 +65,7 @@ pub fn router(front: Front) -> Router {
 
 /// Answers one request. What holds for all of them stands here, and not in layers around each route.
 pub(super) async fn answer(
-    mut router: Router,
+    routes: Arc<Routes>,
     peer: Peer,
     seat: Seat,
     mut request: Request<Incoming>,
@@ -53,7 +78,14 @@ pub(super) async fn answer(
     if request.headers().contains_key(UPGRADE) {
         request.extensions_mut().insert(seat);
     }
-    let answer = AssertUnwindSafe(async move { router.call(request).await });
+    let answer = AssertUnwindSafe(async move {
+        match &routes.direct {
+            Some(front) if request.uri().path().starts_with("/v1/") => {
+                Ok(Box::pin(v1::answer(State(front.clone()), request.map(Body::new))).await)
+            }
+            _ => routes.router.clone().call(request).await,
+        }
+    });
     // A panic ends one request, and says so in its row.
     answer
         .catch_unwind()

@@ -89,7 +89,7 @@ async fn question(
     endpoint: Endpoint,
     head: request::Parts,
     body: Body,
-) -> Result<Question, Error> {
+) -> Result<Box<Question>, Error> {
     let key = front.keys.identify(&head.headers).ok_or(Error::UnknownKey)?;
     record.asked_by(&key)?;
     let body = match passes(&endpoint, &head.headers) {
@@ -105,7 +105,7 @@ async fn question(
         false => Content::Whole(body::read(&head.headers, body, front.request_body_bytes_max).await?),
     };
     let path = head.uri.path();
-    Ok(Question {
+    Ok(Box::new(Question {
         scope: key.key.scope.clone(),
         one_scope: front.keys.one_scope(),
         path: path.strip_prefix("/v1").unwrap_or(path).to_owned(),
@@ -115,7 +115,7 @@ async fn question(
         headers: head.headers,
         body,
         on: None,
-    })
+    }))
 }
 
 /// Files pass while they come. Everything else is read first: what it points with leads its way.

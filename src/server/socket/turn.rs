@@ -60,12 +60,12 @@ async fn tell(talk: &Talk, lane: &Lane, error: Error, record: Record) {
 }
 
 /// The request as one over HTTP would be. The key may have changed since the handshake.
-fn question(talk: &Talk, record: &mut Record, request: &Waiting) -> Result<Question, Error> {
+fn question(talk: &Talk, record: &mut Record, request: &Waiting) -> Result<Box<Question>, Error> {
     let front = &talk.front;
     let key = front.keys.identify(&talk.headers).ok_or(Error::UnknownKey)?;
     record.asked_by(&key)?;
     let path = "/responses";
-    Ok(Question {
+    Ok(Box::new(Question {
         scope: key.key.scope.clone(),
         one_scope: front.keys.one_scope(),
         endpoint: Endpoint::of(&Method::POST, path).ok_or(Error::NoSuchPath)?,
@@ -78,7 +78,7 @@ fn question(talk: &Talk, record: &mut Record, request: &Waiting) -> Result<Quest
             connection: talk.connection.clone(),
             event: request.event.clone(),
         }),
-    })
+    }))
 }
 
 /// Passes a stream on, event by event.
