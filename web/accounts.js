@@ -156,7 +156,7 @@ function formDialog(title, fields, send, button) {
       },
     }, fields(), trouble, h("button", {}, button));
     dialog(title, form);
-    form.elements.name.focus();
+    (form.elements.name ?? form.elements[0]).focus();
   };
 }
 
@@ -201,10 +201,11 @@ function keyTable(keys, draw) {
     { label: "Begins with", value: (row) => (row.begins_with?.length > 1 ? h("code", {}, row.begins_with) : write.UNKNOWN) },
     { label: "Scope", wide: true, value: (row) => row.scope },
     { label: "Since", wide: true, value: (row) => write.fullTime(new Date(row.created_at_ms).toISOString()) },
-    { label: "Bounds", wide: true, value: (row) => bounds(row.bounds) },
+    { label: "Bounds", wide: true, kind: "long", value: (row) => bounds(row.bounds) },
     {
       label: "Do", value: (row) => (row.source === "file" ? h("span", { class: "hint", title: "It is in moorage.toml" }, "in the file") : h("span", { class: "actions" },
         does("Rotate", row.client_key, () => change(async () => showKey(await api.post(`keys/${encodeURIComponent(row.client_key)}/rotate`)), draw), { title: "A new secret; its conversations stay" }),
+        does("Bounds", row.client_key, changeBounds(row, draw), { title: "What it may do" }),
         does("Revoke", row.client_key, () => dialog(`Revoke ${row.client_key}?`, h("p", {}, "Who uses it is not let in any more. Its history stays."),
           h("p", { class: "actions" }, h("button", {
             type: "button", class: "danger", onclick: () => {
@@ -217,17 +218,58 @@ function keyTable(keys, draw) {
   return table("Client keys", columns, keys, { empty: "No client key yet: nobody can ask." });
 }
 
-function bounds(bounds) {
-  const parts = Object.entries(bounds ?? {}).filter(([, value]) => value !== null && value !== false && !(Array.isArray(value) && !value.length));
-  return parts.length ? parts.map(([name, value]) => `${write.words(name)} ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ") : "none";
+// What a key may do, each with how it is typed and how it is read.
+const BOUNDS = {
+  expires_at_ms: { label: "Ends", input: { type: "datetime-local" }, read: (text) => +new Date(text), write: (ms) => `until ${write.fullTime(new Date(ms).toISOString())}`,
+    typed: (ms) => new Date(ms - new Date(ms).getTimezoneOffset() * 60e3).toISOString().slice(0, 16) },
+  models: { label: "Models", input: { placeholder: "gpt-5*, sim-large" }, hint: "names, or how names begin with * behind it; all if left empty", read: (text) => text.split(/[\s,]+/).filter(Boolean), typed: (names) => names.join(", "), write: (names) => names.join(", ") },
+  max_concurrent: { label: "Requests at once", input: { type: "number", min: 1 }, write: (count) => `${write.number(count)} at once` },
+  tokens_per_day: { label: "Tokens a day", input: { type: "number", min: 0 }, write: (count) => `${write.compact(count)} tokens a day` },
+  tokens_per_month: { label: "Tokens a month", input: { type: "number", min: 0 }, write: (count) => `${write.compact(count)} tokens a month` },
+  cost_per_day: { label: "Cost a day", input: { type: "number", min: 0, step: "any" }, hint: "where prices are known; days and months are those of UTC", write: (amount) => `${write.money(amount)} a day` },
+  cost_per_month: { label: "Cost a month", input: { type: "number", min: 0, step: "any" }, write: (amount) => `${write.money(amount)} a month` },
+};
+
+const isBound = (value) => value !== null && value !== undefined && !(Array.isArray(value) && !value.length);
+
+function bounds(bounds = {}) {
+  const parts = Object.entries(BOUNDS).filter(([name]) => isBound(bounds[name])).map(([name, bound]) => bound.write(bounds[name]));
+  if (bounds.shows_quota) parts.push("sees the quota of accounts");
+  return parts.length ? parts.join(", ") : "none";
+}
+
+function boundFields(bounds = {}) {
+  return [
+    ...Object.entries(BOUNDS).map(([name, bound]) => field(bound.label, { name, ...bound.input, value: isBound(bounds[name]) ? bound.typed?.(bounds[name]) ?? bounds[name] : "" }, bound.hint)),
+    h("label", { class: "check" }, h("input", { type: "checkbox", name: "shows_quota", checked: bounds.shows_quota }), "Is told the quota of the accounts"),
+  ];
+}
+
+/** The bounds among the values of a form, as the API takes them, and the rest. */
+function parted({ shows_quota, ...values }) {
+  const bounds = { shows_quota: shows_quota !== undefined };
+  for (const [name, bound] of Object.entries(BOUNDS)) {
+    if (name in values) bounds[name] = bound.read?.(values[name]) ?? values[name];
+    delete values[name];
+  }
+  return { bounds, ...values };
+}
+
+function changeBounds(key, draw) {
+  return formDialog(`What ${key.client_key} may do`, () => boundFields(key.bounds), async (values) => {
+    await api.put(`keys/${encodeURIComponent(key.client_key)}/bounds`, parted(values).bounds);
+    document.getElementById("dialog").close();
+    await draw();
+  }, "Save");
 }
 
 function addKey(draw) {
   return formDialog("Add a client key", () => [
     field("Name", { name: "name", required: true, pattern: "[A-Za-z0-9._@\\-]+", maxlength: 64 }, "who will use it: laptop, agent, a person"),
     field("Scope", { name: "scope" }, "keys of one scope share their conversations; without, it is its own"),
-  ], async (key) => {
-    const made = await api.post("keys", key);
+    h("details", {}, h("summary", {}, "Bounds"), boundFields()),
+  ], async (values) => {
+    const made = await api.post("keys", parted(values));
     await draw();
     showKey(made);
   }, "Add");

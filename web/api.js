@@ -37,6 +37,7 @@ export function path(name, parameters = {}) {
 
 export const get = (name, parameters) => call("GET", path(name, parameters));
 export const post = (name, body) => call("POST", ROOT + name, body ?? {});
+export const put = (name, body) => call("PUT", ROOT + name, body);
 export const remove = (name, parameters) => call("DELETE", path(name, parameters));
 export const login = (key) => call("POST", LOGIN, { key });
 export const logout = () => call("DELETE", LOGIN);

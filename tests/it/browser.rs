@@ -511,6 +511,35 @@ async fn accounts_and_keys_are_managed_on_the_page() {
     };
     assert_eq!(ask(&key).await, 200);
     browser.press(ESCAPE).await;
+    // What it may do is bounded, told, and freed again.
+    browser.click("[data-does='Bounds phone']").await;
+    browser.enter("dialog [name=models]", "sim-l*, other").await;
+    browser.enter("dialog [name=cost_per_day]", "2.5").await;
+    browser.picture("bounds").await;
+    assert_eq!(browser.inaccessible().await, [""; 0]);
+    browser
+        .enter("dialog [name=tokens_per_day]", &format!("1{ENTER}"))
+        .await;
+    let row = "[...document.querySelectorAll('tr')].find(row => row.innerText.startsWith('phone'))";
+    browser
+        .until(&format!("{row}?.innerText.includes('1 tokens a day')"))
+        .await;
+    let told = browser.js(&format!("{row}.innerText")).await;
+    assert!(
+        told.as_str()
+            .unwrap()
+            .contains("sim-l*, other, 1 tokens a day, $2.50 a day"),
+        "{told}"
+    );
+    assert_eq!(ask(&key).await, 429);
+    browser.click("[data-does='Bounds phone']").await;
+    browser
+        .enter("dialog [name=tokens_per_day]", &format!("\u{e003}{ENTER}"))
+        .await;
+    browser
+        .until(&format!("{row} && !{row}.innerText.includes('tokens a day')"))
+        .await;
+    assert_eq!(ask(&key).await, 200);
     browser.click("[data-does='Revoke phone']").await;
     browser.click("dialog .danger").await;
     browser
