@@ -171,7 +171,7 @@ function tiles(usage, chosen) {
   const errorShare = totals.requests ? (100 * totals.errors) / totals.requests : null;
   const fresh = totals.input_tokens === null ? null : totals.input_tokens - (totals.cached_tokens ?? 0);
   return h("dl", { class: "tiles" },
-    tile("Requests", write.compact(totals.requests), write.number(totals.requests), null, change(totals.requests, before.requests, false, true)),
+    tile("Requests", write.compact(totals.requests), write.number(totals.requests), totals.without_usage ? `${write.number(totals.without_usage)} without figures ` : null, change(totals.requests, before.requests, false, !totals.without_usage)),
     tile("Tokens in", write.compact(totals.input_tokens), write.number(totals.input_tokens), `${write.compact(fresh)} fresh, ${write.compact(totals.cached_tokens)} cached `, change(totals.input_tokens, before.input_tokens)),
     tile("Tokens out", write.compact(totals.output_tokens), write.number(totals.output_tokens), null, change(totals.output_tokens, before.output_tokens, false, true)),
     tile("Cache hit rate", write.percent(totals.cached_percent), "cached tokens of the tokens in",

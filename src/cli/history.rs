@@ -136,7 +136,14 @@ pub(super) fn conversation(args: &ConversationArgs, config: &Config) -> anyhow::
     let connection = open(config)?;
     let id = match history::conversation_of(&connection, &args.id)? {
         Some(id) => Some(id),
-        None => history::conversation_of_old_response(&connection, &args.id)?,
+        None => {
+            // It is in no index any more.
+            let looks = indicatif::ProgressBar::new_spinner().with_message("looking through all requests");
+            looks.enable_steady_tick(Duration::from_millis(100));
+            let found = history::conversation_of_old_response(&connection, &args.id);
+            looks.finish_and_clear();
+            found?
+        }
     };
     let rows = match id {
         Some(id) => history::turns(&connection, &id, 0)?,

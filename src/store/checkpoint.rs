@@ -79,9 +79,10 @@ impl Checkpoints {
         self.commits += 1;
         match self.state.load(Ordering::Acquire) {
             DONE => {
-                match self.log_bytes() {
-                    long if long >= self.wait_bytes => self.cut(writer, long),
-                    _ => write_back(writer),
+                let is_nearly_done = write_back(writer);
+                let log_bytes = self.log_bytes();
+                if log_bytes >= self.wait_bytes {
+                    self.cut(writer, log_bytes, is_nearly_done);
                 }
                 self.state.store(IDLE, Ordering::Relaxed);
             }
@@ -90,6 +91,8 @@ impl Checkpoints {
                 if self.log_bytes() >= limits::WAL_BYTES {
                     self.state.store(RUNS, Ordering::Relaxed);
                     self.begin.as_ref().map(|begin| begin.send(()));
+                } else {
+                    self.wait_bytes = limits::WAL_WAIT_BYTES;
                 }
             }
             _ => {}
@@ -100,20 +103,22 @@ impl Checkpoints {
         std::fs::metadata(&self.log).map_or(0, |log| log.len())
     }
 
-    /// Writes the rest back and begins the log anew, with a bounded wait for those who read from it.
-    /// Where one stays longer, the next wait is for a log that has grown by half: such a reader costs
-    /// the clients some waits in all, not one after the other.
-    fn cut(&mut self, writer: &Connection, log_bytes: u64) {
-        writer.busy_timeout(limits::WAL_WAIT).ok();
-        let cut = writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
-        writer.busy_timeout(limits::BUSY_TIMEOUT).ok();
-        self.wait_bytes = match cut {
-            Ok(0) => limits::WAL_WAIT_BYTES,
-            _ => {
-                tracing::debug!(log_bytes, "somebody has read from the write-ahead log for long");
-                log_bytes + log_bytes / 2
+    /// Begins the log anew, with a bounded wait for those who read from it. Where somebody stays, as one
+    /// who copies the database does, most of it could not be written back, and the wait would be for
+    /// nothing. The next one is for a log that has grown by half: whoever stays costs the clients few
+    /// waits, not one after the other.
+    fn cut(&mut self, writer: &Connection, log_bytes: u64, is_nearly_done: bool) {
+        if is_nearly_done {
+            writer.busy_timeout(limits::WAL_WAIT).ok();
+            let cut = writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+            writer.busy_timeout(limits::BUSY_TIMEOUT).ok();
+            if cut == Ok(0) {
+                self.wait_bytes = limits::WAL_WAIT_BYTES;
+                return;
             }
-        };
+        }
+        tracing::debug!(log_bytes, "somebody reads from the write-ahead log for long");
+        self.wait_bytes = log_bytes + log_bytes / 2;
     }
 }
 
@@ -126,11 +131,18 @@ impl Drop for Checkpoints {
     }
 }
 
-/// As far as it can be done without waiting for anybody. What fails here fails again at the next
-/// commit, where it is told.
-fn write_back(connection: &Connection) {
-    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-        tracing::debug!(%error, "the write-ahead log could not be written back");
+/// As far as it can be done without waiting for anybody; tells whether most of the log is written back.
+/// What fails here fails again at the next commit, where it is told.
+fn write_back(connection: &Connection) -> bool {
+    let pages = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+    });
+    match pages {
+        Ok((in_log, written_back)) => in_log - written_back <= in_log / 4,
+        Err(error) => {
+            tracing::debug!(%error, "the write-ahead log could not be written back");
+            false
+        }
     }
 }
 
@@ -221,13 +233,19 @@ mod tests {
         moment
             .query_row("SELECT count(*) FROM settings", [], |row| row.get::<_, i64>(0))
             .unwrap();
-        writer
-            .execute("INSERT INTO settings VALUES ('x', randomblob(9000))", [])
-            .unwrap();
-        checkpoints.cut(&writer, 1000);
+        for number in 0..200 {
+            let much = "INSERT INTO settings VALUES (?1, randomblob(9000))";
+            writer.execute(much, [number]).unwrap();
+        }
+        // Nothing is waited for that will not come; else for a bounded time.
+        assert!(!write_back(&writer));
+        checkpoints.cut(&writer, 1000, false);
         assert_eq!(checkpoints.wait_bytes, 1500);
+        checkpoints.cut(&writer, 1500, true);
+        assert_eq!(checkpoints.wait_bytes, 2250);
         drop(moment);
-        checkpoints.cut(&writer, 1500);
+        assert!(write_back(&writer));
+        checkpoints.cut(&writer, 2250, true);
         assert_eq!(
             (checkpoints.wait_bytes, checkpoints.log_bytes()),
             (limits::WAL_WAIT_BYTES, 0)
