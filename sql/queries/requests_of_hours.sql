@@ -9,8 +9,10 @@ SELECT
   CASE WHEN s.requests <= ?2 THEN (
     SELECT count(*)
     FROM json_each(?1) AS wanted
-    -- Ids begin at the time of the start, in 1024ths of a millisecond.
-    CROSS JOIN requests AS r ON r.id >= wanted.value * 1024 AND r.id < (wanted.value + 3600000) * 1024
-    WHERE r.id < (SELECT folded_below_id FROM usage_fold) AND r.outcome <> 'open'
+    -- Ids begin at the time of the start, in 1024ths of a millisecond. One end of the range, not two, of
+    -- which SQLite would seek to the wrong one and read through all that comes before it.
+    CROSS JOIN requests AS r ON r.id >= wanted.value * 1024
+      AND r.id < min((wanted.value + 3600000) * 1024, (SELECT folded_below_id FROM usage_fold))
+    WHERE r.outcome <> 'open'
   ) END
 FROM summed AS s

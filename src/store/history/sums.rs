@@ -418,4 +418,34 @@ mod tests {
         let (before, cells) = counts(&found);
         assert_eq!(before + cells.iter().sum::<i64>(), 9);
     }
+
+    /// What SQLite does, in its own small steps.
+    fn steps(connection: &Connection, work: impl FnOnce()) -> usize {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let count = std::sync::Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        let step = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        connection.progress_handler(1, Some(step)).unwrap();
+        work();
+        count.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn days_that_begin_within_an_hour_cost_the_rows_of_those_hours_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.db");
+        crate::store::fill::fill(&path, 20_000, MIDNIGHT_MS, |_| {}).unwrap();
+        let connection = open_writable(&path, Durability::Process).unwrap();
+        let begins: Vec<i64> = (1..=30).map(|day| MIDNIGHT_MS - day * DAY_MS).collect();
+        let whole = |at_ms: &i64| at_ms - at_ms.rem_euclid(HOUR_MS);
+        let hours: Vec<i64> = begins.iter().map(whole).collect();
+        let mut few = false;
+        let steps = steps(&connection, || few = are_few(&connection, &hours).unwrap());
+        assert!(few);
+        // Some hundred rows of twenty thousand, and their sums.
+        assert!(steps < 30_000, "{steps}");
+    }
 }
