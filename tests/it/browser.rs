@@ -462,6 +462,43 @@ async fn what_happens_appears_by_itself() {
 
 #[tokio::test]
 #[ignore = "needs Chromium and axe-core; .ci/run installs them"]
+async fn a_gateway_that_is_gone_is_told_and_the_page_goes_on_when_it_is_back() {
+    let mut harness = Harness::build(1).start().await;
+    harness.turn(None).await;
+    let browser = Browser::logged_in(&harness).await;
+    browser.until("document.querySelector('a.bar')").await;
+    harness.gateway.kill();
+    browser
+        .until("document.querySelector('#live').textContent.includes('does not answer')")
+        .await;
+    // What was there stays; what is asked for now cannot be shown, and says so.
+    assert_eq!(
+        browser.js("document.querySelectorAll('a.bar').length > 0").await,
+        true
+    );
+    browser.click("nav a:nth-child(2)").await;
+    let told = browser.text("main [role=alert]").await;
+    assert!(
+        told.contains("cannot be shown") && told.contains("Is it running?"),
+        "{told}"
+    );
+    browser.picture("gone").await;
+    harness.restart();
+    harness.turn(None).await;
+    browser.click("main [role=alert] button").await;
+    browser
+        .until("document.querySelectorAll('tbody tr').length == 2")
+        .await;
+    browser
+        .until("document.querySelector('#live').textContent == 'idle'")
+        .await;
+    browser
+        .close(&["ERR_CONNECTION_REFUSED", "Failed to fetch"])
+        .await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and axe-core; .ci/run installs them"]
 async fn accounts_and_keys_are_managed_on_the_page() {
     let harness = Harness::build(1).start().await;
     let browser = Browser::logged_in(&harness).await;
