@@ -1,6 +1,6 @@
 //! `moorage backup`: an online copy of the database.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,7 +9,6 @@ use clap::Args;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::clock::now_ms;
 use crate::config::{Config, absolute};
 use crate::store::backup::{self, BackupError, LastBackup, Progress};
 use crate::store::seal::KeySource;
@@ -28,12 +27,12 @@ pub(super) fn run(args: &BackupArgs, config: &Config) -> anyhow::Result<()> {
         database.display()
     );
     let file = absolute(&args.file).map_err(anyhow::Error::msg)?;
-    let bytes = super::block_on(copy(database.clone(), file.clone()))?;
+    let made = super::block_on(copy(database.clone(), file))?;
     println!(
         "{} is a copy of {}, looked through and whole ({}).",
-        file.display(),
+        made.file.display(),
         database.display(),
-        HumanBytes(bytes)
+        HumanBytes(made.bytes)
     );
     match config.seal_key() {
         KeySource::File(path) => println!(
@@ -44,12 +43,15 @@ pub(super) fn run(args: &BackupArgs, config: &Config) -> anyhow::Result<()> {
             println!("The keys of the accounts in it are sealed with the key in {variable}: keep that, too.");
         }
     }
-    note(database, file, bytes);
+    // For the doctor. The copy is there, whether this can be written or not.
+    if let Err(error) = backup::made(database, &made) {
+        eprintln!("That it was made could not be written down for 'moorage doctor': {error}");
+    }
     Ok(())
 }
 
 /// Copies, with a bar where somebody looks on, until it is done or stopped by a signal.
-async fn copy(database: PathBuf, file: PathBuf) -> anyhow::Result<u64> {
+async fn copy(database: PathBuf, file: PathBuf) -> anyhow::Result<LastBackup> {
     // On standard error, and only where that is a terminal.
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
         "{bar:40} {bytes} of {total_bytes}, {eta} left {msg}",
@@ -74,7 +76,7 @@ async fn copy(database: PathBuf, file: PathBuf) -> anyhow::Result<u64> {
         }
     };
     bar.finish_and_clear();
-    let copied: Result<u64, BackupError> = copied?;
+    let copied: Result<LastBackup, BackupError> = copied?;
     Ok(copied?)
 }
 
@@ -88,17 +90,5 @@ fn show(bar: &ProgressBar, progress: Progress) {
             bar.set_message("(looking it through)");
             bar.enable_steady_tick(Duration::from_millis(100));
         }
-    }
-}
-
-/// For the doctor. The copy is there, whether this can be written or not.
-fn note(database: &Path, file: PathBuf, bytes: u64) {
-    let last = LastBackup {
-        at_ms: now_ms(),
-        file,
-        bytes,
-    };
-    if let Err(error) = backup::made(database, &last) {
-        eprintln!("That it was made could not be written down for 'moorage doctor': {error}");
     }
 }

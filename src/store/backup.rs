@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use super::{READ_WRITE, StoreError, looks, open_readable};
+use crate::clock::now_ms;
 use crate::limits;
 
 /// Why there is no copy. Nothing is left of it then.
@@ -74,7 +75,7 @@ pub enum Progress {
 /// The last copy that was made, as it is written down for the doctor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastBackup {
-    /// When it was whole, in milliseconds since 1970 UTC.
+    /// The moment that it is of, in milliseconds since 1970 UTC.
     pub at_ms: i64,
     /// Where it was put.
     pub file: PathBuf,
@@ -85,8 +86,8 @@ pub struct LastBackup {
 /// The name of the setting that holds it.
 const LAST_BACKUP: &str = "last_backup";
 
-/// Copies the database at `source` into a new file, whatever is written meanwhile, and gives its size
-/// in bytes. It is stopped by setting `stop`.
+/// Copies the database at `source` into a new file, whatever is written meanwhile. It is stopped by
+/// setting `stop`. The copy knows of itself: who goes back to it is not told that there is none.
 ///
 /// # Errors
 /// See [`BackupError`].
@@ -95,7 +96,7 @@ pub fn copy(
     target: &Path,
     stop: &Arc<AtomicBool>,
     mut progress: impl FnMut(Progress),
-) -> Result<u64, BackupError> {
+) -> Result<LastBackup, BackupError> {
     looks::step_back();
     let folder = folder_of(target)?;
     let origin = open_readable(source)?;
@@ -114,11 +115,17 @@ pub fn copy(
         },
     };
     let free = free_bytes(&folder);
+    let at_ms = now_ms();
     let bytes = copy_pages(&origin, part.path(), free, stop, &mut progress).map_err(unwritten)?;
     progress(Progress::Checking);
-    finish(part.path(), stop).map_err(unwritten)?;
+    let made = LastBackup {
+        at_ms,
+        file: target.to_owned(),
+        bytes,
+    };
+    finish(part.path(), &made, stop).map_err(unwritten)?;
     put_in_place(part, target, &folder)?;
-    Ok(bytes)
+    Ok(made)
 }
 
 enum BackupFailure {
@@ -210,9 +217,10 @@ fn copy_pages(
 }
 
 /// Makes it one file that needs no log beside it, and looks it through.
-fn finish(part: &Path, stop: &Arc<AtomicBool>) -> Result<(), BackupFailure> {
+fn finish(part: &Path, made: &LastBackup, stop: &Arc<AtomicBool>) -> Result<(), BackupFailure> {
     let copy = Connection::open(part)?;
     let _: String = copy.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0))?;
+    write_down(&copy, made)?;
     let stopped = stop.clone();
     copy.progress_handler(
         limits::BACKUP_CHECK_STEPS,
@@ -252,11 +260,13 @@ pub fn made(database: &Path, last: &LastBackup) -> Result<(), StoreError> {
     // A gateway of an earlier version may serve it: its schema stays as it is.
     let connection = Connection::open_with_flags(database, READ_WRITE)?;
     connection.busy_timeout(limits::BUSY_TIMEOUT)?;
+    Ok(write_down(&connection, last)?)
+}
+
+fn write_down(connection: &Connection, last: &LastBackup) -> rusqlite::Result<()> {
+    let query = include_str!("../../sql/queries/put_setting.sql");
     let value = serde_json::json!(last).to_string();
-    connection.execute(
-        include_str!("../../sql/queries/put_setting.sql"),
-        (LAST_BACKUP, value.as_bytes()),
-    )?;
+    connection.execute(query, (LAST_BACKUP, value.as_bytes()))?;
     Ok(())
 }
 
@@ -322,6 +332,7 @@ mod tests {
         .unwrap();
         assert!(steps > 3, "{steps}");
         let copied = open_readable(&target).unwrap();
+        assert_eq!(last(&copied).unwrap().unwrap().file, target);
         let counts = "SELECT sum(name LIKE 'before %'), sum(name LIKE 'after %') FROM settings";
         let counts: (i64, i64) = copied
             .query_row(counts, [], |row| Ok((row.get(0)?, row.get(1)?)))
