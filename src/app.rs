@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::clock::now_ms;
 use crate::config::{Config, ConfigError, OnStoreFailure};
 use crate::exchange::logins::Ended;
-use crate::exchange::{Gateway, HttpOnly, Models, Settings, TurnStates, Unfound, models};
+use crate::exchange::{Gateway, HttpOnly, Kept, Models, Settings, TurnStates, Unfound, models};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -134,6 +134,7 @@ impl App {
             upstream_idle: limits.upstream_idle,
             stream_comment: limits.stream_comment,
             socket_age: limits.socket_age,
+            socket_idle: limits.socket_idle,
             currency: config.file.usage.currency.clone(),
             refuse_without_store: config.file.on_store_failure == OnStoreFailure::Refuse,
         };
@@ -148,6 +149,7 @@ impl App {
             unfound: Unfound::default(),
             http_only: HttpOnly::default(),
             turn_states: TurnStates::default(),
+            kept: Kept::default(),
             stopping: watch::Sender::new(false),
         };
         let gateway = Arc::new(gateway);
@@ -214,6 +216,7 @@ impl App {
             tokio::spawn(refresh_models(gateway.clone())),
             tokio::spawn(save(gateway.clone())),
             tokio::spawn(look_at_logins(gateway.clone())),
+            tokio::spawn(close_idle(gateway.clone())),
             tokio::spawn(self.roster.watch()),
         ];
         let stopping = gateway.clone();
@@ -271,6 +274,20 @@ async fn refresh_models(gateway: Arc<Gateway>) {
     loop {
         models::refresh(&gateway).await;
         tokio::time::sleep(limits::MODELS_REFRESH).await;
+    }
+}
+
+/// Closes connections that are kept for nobody any more.
+async fn close_idle(gateway: Arc<Gateway>) {
+    let Settings {
+        socket_idle,
+        socket_age,
+        ..
+    } = gateway.settings;
+    let mut ticks = tokio::time::interval((socket_idle / 8).clamp(limits::KEPT_LOOK_MIN, limits::KEPT_LOOK));
+    loop {
+        ticks.tick().await;
+        gateway.kept.close_idle(socket_idle, socket_age);
     }
 }
 

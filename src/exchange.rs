@@ -11,6 +11,7 @@ pub mod client;
 mod codex;
 pub mod connection;
 pub mod explain;
+pub mod kept;
 pub mod lists;
 pub mod logins;
 pub mod models;
@@ -47,6 +48,7 @@ pub use asking::{Unfound, is_anyones};
 use attempt::Attempt;
 pub use codex::TurnStates;
 use connection::{Keeping, OnConnection};
+pub use kept::Kept;
 pub use models::Models;
 pub use over_socket::HttpOnly;
 pub use record::Record;
@@ -77,6 +79,8 @@ pub struct Gateway {
     pub http_only: HttpOnly,
     /// Whose the states of turns are.
     pub turn_states: TurnStates,
+    /// The connections that are kept for clients over HTTP.
+    pub kept: Kept,
     /// Set when the gateway is told to stop.
     pub stopping: watch::Sender<bool>,
 }
@@ -102,6 +106,8 @@ pub struct Settings {
     pub stream_comment: Duration,
     /// How long a WebSocket to an account is used.
     pub socket_age: Duration,
+    /// How long one is kept for a client over HTTP that does not use it.
+    pub socket_idle: Duration,
     /// The currency of the prices, as it is shown.
     pub currency: String,
     /// Whether a request is refused while the database cannot be written.
@@ -207,7 +213,7 @@ async fn converse(
     record.describe(&question, &envelope);
     record.check_model(envelope.model.as_deref())?;
     let mut located = references::locate(gateway, &question, &envelope).await?;
-    let held = Held::find(&question, &located, gateway.settings.socket_age).inspect_err(|_| {
+    let held = Held::find(gateway, &question, &located).await.inspect_err(|_| {
         let row = record.row();
         row.affinity = Affinity::Refused;
         row.affinity_by = Some(ReferenceKind::Response);
@@ -249,10 +255,11 @@ async fn converse(
         conversation,
         held: held.as_ref(),
         speaks_websocket: false,
+        turn_state: None,
     };
     let (attempt, planned) = match turn.attempts(setting, record).await {
         Ok(done) => done,
-        Err(error) => return Err(told_on_connection(error, &question, held.is_some(), record)),
+        Err(error) => return Err(told_on_connection(error, &question, held.as_ref(), record)),
     };
     let account = &attempt.account;
     let (mut remember, moves) = references::to_remember(
@@ -332,17 +339,18 @@ pub fn unreadable(error: Unreadable) -> Error {
     }
 }
 
-/// Only the account of its connection can go on with what is held there, and a client can send all of
-/// it again: so an account that cannot serve is told as a response that is not there any more.
-fn told_on_connection(error: Error, question: &Question, is_held: bool, record: &mut Record) -> Error {
+/// What one connection alone holds goes with it. On a WebSocket an account that cannot serve is told
+/// in the same way: nobody else can go on with it, and such a client can send all of it again.
+fn told_on_connection(error: Error, question: &Question, held: Option<&Held>, record: &mut Record) -> Error {
+    let is_lost = matches!((&error, held), (Error::Unreachable { .. }, Some(Held::There(_))));
     let limited = matches!(error, Error::CoolingDown { .. } | Error::Unavailable { .. });
-    let follows = question.on.as_ref().filter(|_| is_held && limited);
-    match follows.and_then(|on| on.event.previous_response_id.clone()) {
-        Some(id) => {
+    let is_over = limited && held.is_some() && question.on.is_some();
+    match record.row().previous_response_id.clone() {
+        Some(id) if is_lost || is_over => {
             record.row().affinity = Affinity::Refused;
             Error::PreviousResponseNotFound(id)
         }
-        None => error,
+        _ => error,
     }
 }
 

@@ -12,7 +12,8 @@
 //! Over a WebSocket it is the same way for each event that asks: `server::socket` stands at the one
 //! end, and at the other [`upstream::socket`], or HTTP. An event of either is read as an event of a
 //! stream, so that nothing in between knows the difference; what one connection alone holds is told
-//! in [`exchange::connection`].
+//! in [`exchange::connection`]. Where an account knows a response on its WebSocket alone, clients over
+//! HTTP go on over one that is kept for them ([`exchange::kept`]).
 //!
 //! # The rooms
 //!

@@ -192,6 +192,21 @@ pub const SOCKET_HANDSHAKE: Duration = Duration::from_secs(15);
 /// close it. At it: the next turn goes over a new one.
 pub const SOCKET_AGE: Duration = Duration::from_secs(55 * 60);
 
+/// WebSockets to one account that are kept for clients over HTTP, one a chain. A home has some dozen
+/// conversations. At it: the one that was not used for the longest time is closed; and if all are busy,
+/// a new chain goes over HTTP, where it cannot be gone on from.
+pub const KEPT_SOCKETS_PER_ACCOUNT_MAX: usize = 64;
+
+/// How long such a WebSocket is kept without use: as long as a person reads an answer and writes the
+/// next question. At it: it is closed, and its chain with it.
+pub const SOCKET_IDLE: Duration = Duration::from_secs(15 * 60);
+
+/// How often idle ones are looked for, and how often at most where they are kept for a short time.
+pub const KEPT_LOOK: Duration = Duration::from_secs(10);
+
+/// See [`KEPT_LOOK`].
+pub const KEPT_LOOK_MIN: Duration = Duration::from_millis(50);
+
 /// How long an account that refused an upgrade is believed to speak HTTP only. At it: it is asked
 /// again.
 pub const HTTP_ONLY_FOR: Duration = Duration::from_secs(60 * 60);
@@ -521,5 +536,7 @@ const _: () = assert!(WRITER_GROUP_MAX <= WRITER_QUEUE_MAX);
 const _: () = assert!(2 * (SETTLE_REFERENCES + 2 * ITEMS_PER_RESPONSE_MAX) <= RECENT_REFERENCES_MAX / 2);
 const _: () = assert!(HELD_BYTES_MAX <= EVENT_BYTES_MAX);
 const _: () = assert!(UPSTREAM_IDLE.as_secs() <= UPSTREAM_FIRST_BYTE.as_secs());
+// Clients of WebSocket mode find room beside them.
+const _: () = assert!(KEPT_SOCKETS_PER_ACCOUNT_MAX < SOCKETS_PER_ACCOUNT_MAX);
 const _: () = assert!(STREAM_COMMENT.as_secs() < UPSTREAM_IDLE.as_secs());
 const _: () = assert!(SESSION_TTL.as_secs() < RESPONSE_TTL.as_secs());

@@ -27,6 +27,7 @@ mod things;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -230,6 +231,11 @@ impl SimulatedAccount {
     /// Makes every request fail like this, until it is called again.
     pub fn always(&self, fault: Option<Fault>) {
         self.state.always(fault);
+    }
+
+    /// How many WebSockets to it are open.
+    pub fn open_sockets(&self) -> usize {
+        self.state.open_sockets.load(Ordering::Acquire)
     }
 }
 

@@ -115,6 +115,9 @@ pub struct LimitSettings {
     /// How long a WebSocket to an account is used.
     #[serde(deserialize_with = "duration")]
     pub socket_age: Duration,
+    /// How long a WebSocket to an account is kept for a client over HTTP that does not use it.
+    #[serde(deserialize_with = "duration")]
+    pub socket_idle: Duration,
     /// For running exchanges after the signal to stop.
     #[serde(deserialize_with = "duration")]
     pub shutdown_grace: Duration,
@@ -136,6 +139,7 @@ impl Default for LimitSettings {
             stream_comment: limits::STREAM_COMMENT,
             socket_ping: limits::SOCKET_PING,
             socket_age: limits::SOCKET_AGE,
+            socket_idle: limits::SOCKET_IDLE,
             shutdown_grace: limits::SHUTDOWN_GRACE,
             connections: limits::CONNECTIONS_MAX,
             request_head: limits::REQUEST_HEAD,

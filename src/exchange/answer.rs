@@ -36,6 +36,8 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// Whether the body is a stream of events.
     pub is_events: bool,
+    /// Whether it came over a WebSocket, whose events tell all that there is.
+    pub is_of_socket: bool,
     /// How many bytes the body has, where that is known.
     pub length: Option<u64>,
     /// How the request was routed.
@@ -68,7 +70,7 @@ pub(super) async fn begin(
         reader,
         held,
         ended,
-        ..
+        socket,
     } = attempt;
     record.row().status = Some(status.as_u16());
     let held_bytes: u64 = held.iter().map(|piece| piece.len() as u64).sum();
@@ -104,6 +106,7 @@ pub(super) async fn begin(
         status,
         headers: headers::for_client(headers, shows_quota),
         is_events,
+        is_of_socket: socket.is_some(),
         length,
         routing,
         keeping,

@@ -13,14 +13,12 @@ use crate::affinity::{Accounts, ConversationId};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::limits;
-use crate::request::codex::{self, Unfit};
+use crate::request::codex::{self, Form, Unfit};
 use crate::request::endpoint::Api;
-use crate::request::{self, Envelope, Fill};
+use crate::request::{self, Envelope, Fill, Splice};
+use crate::upstream::headers::TURN_STATE;
 
 use super::{Gateway, Question};
-
-/// The state of a turn, as the backend gives it and wants it back.
-const TURN_STATE: HeaderName = HeaderName::from_static("x-codex-turn-state");
 
 impl Gateway {
     /// How the accounts look to the planner for a request: those that cannot serve what it asks for
@@ -61,20 +59,40 @@ pub(super) fn check(
     }
 }
 
-/// A body as the account takes it; as it is for those that take any.
+/// A body as the account takes it over HTTP; as it is for those that take any.
 pub(super) fn fit(account: &Account, question: &Question, body: Vec<Bytes>) -> Vec<Bytes> {
-    let (Kind::Codex, Some(api)) = (account.kind, question.endpoint.api()) else {
-        return body;
-    };
+    match (account.kind, question.endpoint.api()) {
+        (Kind::Codex, Some(Api::Compact)) => fit_as(Form::Compaction, true, body).0,
+        (Kind::Codex, Some(_)) => fit_as(Form::Body, true, body).0,
+        _ => body,
+    }
+}
+
+/// An event as the account takes it over WebSocket, and whether it got instructions of ours. What
+/// goes on from another gets them if that one did: `instructs`.
+pub(super) fn fit_event(
+    account: &Account,
+    question: &Question,
+    instructs: bool,
+    event: Vec<Bytes>,
+) -> (Vec<Bytes>, bool) {
+    match (account.kind, &question.on) {
+        (Kind::Codex, Some(_)) => fit_as(Form::Event, instructs, event),
+        (Kind::Codex, None) => fit_as(Form::EventOfBody, instructs, event),
+        _ => (event, false),
+    }
+}
+
+fn fit_as(form: Form, instructs: bool, body: Vec<Bytes>) -> (Vec<Bytes>, bool) {
     // In one piece, as what is to be changed stands anywhere in it. Codex CLI's mostly is one already.
     let body = match &body[..] {
         [whole] => whole.clone(),
         pieces => Bytes::from(pieces.concat()),
     };
     let Ok(envelope) = Envelope::read(&body) else {
-        return vec![body];
+        return (vec![body], false);
     };
-    let fitted = codex::fit(&body, api);
+    let fitted = codex::fit(&body, form, instructs);
     let mut splices = envelope.fill_in(Fill {
         members: &fitted.missing,
         nothing_stays: fitted.nothing_stays,
@@ -82,7 +100,7 @@ pub(super) fn fit(account: &Account, question: &Question, body: Vec<Bytes>) -> V
     });
     splices.extend(fitted.splices);
     splices.sort_by_key(|splice| splice.range.start);
-    request::spliced(&body, splices)
+    (request::spliced(&body, splices), fitted.is_instructed)
 }
 
 /// The headers that such an account needs besides those that say who asks.
@@ -107,6 +125,43 @@ pub(super) fn complete(
     }
 }
 
+/// The same for a WebSocket. Codex CLI names this version of the mode; others need not know it.
+pub(super) fn complete_upgrade(headers: &mut HeaderMap, account: &Account, conversation: ConversationId) {
+    const BETA: HeaderName = HeaderName::from_static("openai-beta");
+    complete(headers, account, Some(Api::Responses), conversation);
+    if account.kind == Kind::Codex && !headers.contains_key(&BETA) {
+        headers.insert(BETA, HeaderValue::from_static("responses_websockets=2026-02-06"));
+    }
+}
+
+/// The state of a turn that a request carries.
+#[derive(Debug, Default)]
+pub(super) struct InEvent {
+    /// The account's own.
+    header: Option<HeaderValue>,
+    /// What leaves out one that is not.
+    foreign: Option<Splice>,
+}
+
+impl InEvent {
+    /// What leaves out of a client's event what is another account's.
+    pub(super) fn without_foreign(&self) -> Option<Splice> {
+        self.foreign.clone()
+    }
+
+    /// For HTTP, where it is a header.
+    pub(super) fn to_header(&self, headers: &mut HeaderMap) {
+        if let Some(state) = &self.header {
+            headers.insert(TURN_STATE, state.clone());
+        }
+    }
+
+    /// For WebSocket: of a client over HTTP, that has it as a header.
+    pub(super) fn to_event(&self, body: &[u8]) -> Option<Splice> {
+        codex::with_turn_state(body, self.header.as_ref()?.to_str().ok()?)
+    }
+}
+
 /// Which account gave which state of a turn. A state goes back to its account and to no other; one of
 /// which nothing is known, as after a restart, goes nowhere. Only digests are kept.
 #[derive(Debug, Default)]
@@ -125,29 +180,58 @@ impl TurnStates {
             known.retain(|_, (_, until_ms)| now < *until_ms);
         }
         if known.len() < limits::TURN_STATES_MAX {
-            known.insert(digest(scope, state), (account, now + lifetime_ms));
+            known.insert(digest(scope, state.as_bytes()), (account, now + lifetime_ms));
         }
     }
 
     /// Leaves out of a request the state that another account gave.
     pub(super) fn keep_own(&self, request: &mut HeaderMap, scope: &str, account: AccountId) {
-        let Some(state) = request.get(TURN_STATE) else {
-            return;
-        };
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let owner = known.get(&digest(scope, state)).map(|(owner, _)| *owner);
-        drop(known);
-        if owner != Some(account) {
+        let state = request.get(TURN_STATE);
+        if state.is_some_and(|state| !self.is_own(state.as_bytes(), scope, account)) {
             request.remove(TURN_STATE);
         }
     }
+
+    /// What becomes of the state in a request for an account that is asked over WebSocket, or by a client
+    /// that speaks it: there it is a part of the event.
+    pub(super) fn in_event(&self, question: &Question, account: &Account) -> InEvent {
+        let (scope, body) = (&question.scope, question.body.whole());
+        let header = question.headers.get(TURN_STATE);
+        match &question.on {
+            None if account.kind != Kind::Codex => InEvent::default(),
+            None => InEvent {
+                header: header
+                    .filter(|state| self.is_own(state.as_bytes(), scope, account.id))
+                    .cloned(),
+                foreign: None,
+            },
+            Some(_) => match codex::turn_state(body) {
+                None => InEvent::default(),
+                Some((state, _)) if self.is_own(state.as_bytes(), scope, account.id) => InEvent {
+                    header: HeaderValue::try_from(state).ok(),
+                    foreign: None,
+                },
+                Some((_, splice)) => InEvent {
+                    header: None,
+                    foreign: Some(splice),
+                },
+            },
+        }
+    }
+
+    fn is_own(&self, state: &[u8], scope: &str, account: AccountId) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get(&digest(scope, state))
+            .is_some_and(|(owner, _)| *owner == account)
+    }
 }
 
-fn digest(scope: &str, state: &HeaderValue) -> [u8; 16] {
+fn digest(scope: &str, state: &[u8]) -> [u8; 16] {
     let digest = Sha256::new()
         .chain_update((scope.len() as u64).to_le_bytes())
         .chain_update(scope)
-        .chain_update(state.as_bytes())
+        .chain_update(state)
         .finalize();
     let mut short = [0; 16];
     short.copy_from_slice(&digest[..16]);

@@ -1,6 +1,10 @@
 //! A client's WebSocket as its exchanges see it: what can be continued on it alone, and where that
 //! is held.
 //!
+//! Its own connections to accounts are one each, by the client's connection and not by conversation:
+//! its lanes may fork from each other, which upstreams allow within one connection only, and a client
+//! opens a connection for each of its sessions anyway.
+//!
 //! A response that is not stored lives in the memory of one connection. Where the account's
 //! upstream speaks HTTP only, that memory is here: the items of the newest response of each lane,
 //! written out in full when the next request follows it. It ends with the connection, and is never

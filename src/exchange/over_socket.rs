@@ -1,17 +1,18 @@
-//! An attempt over a WebSocket of the client's connection: over the one that is open, or a new one.
+//! An attempt over a WebSocket to the account: over the one that is open, or a new one.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::account::{Account, AccountId, Credential};
+use crate::account::{Account, AccountId};
 use crate::affinity::ConnectionId;
 use crate::clock::now_ms;
 use crate::limits;
 use crate::upstream::http::{Incoming, SendError};
-use crate::upstream::socket::Opened;
+use crate::upstream::socket::{Opened, Socket};
 
 use super::Gateway;
-use super::way::{OverSocket, Way};
+use super::kept::OnLine;
+use super::way::{OverSocket, Place, Way};
 
 /// Accounts that refused an upgrade, and until when that is believed. A new base URL is a new try.
 #[derive(Debug, Default)]
@@ -22,12 +23,8 @@ impl HttpOnly {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an account is known to speak HTTP only. To those that are no bearer keys WebSockets are
-    /// not opened.
+    /// Whether an account is known to speak HTTP only.
     pub fn holds(&self, account: &Account) -> bool {
-        if !matches!(account.credential, Credential::Key(_)) {
-            return true;
-        }
         let known = self.known();
         let known = known.get(&account.id);
         known.is_some_and(|(base_url, until_ms)| *base_url == account.base_url && now_ms() < *until_ms)
@@ -43,36 +40,44 @@ impl HttpOnly {
 
 type Sent = (Result<Incoming, SendError>, Option<ConnectionId>);
 
-/// Sends a request over the connection that holds what it follows, or over the client's own to this
-/// account. Where the account speaks HTTP only, it goes that way.
+/// Sends a request over the connection that holds what it follows, or over one to this account that
+/// serves it. Where the account speaks HTTP only, or no further connection is to be had, it goes that
+/// way.
 pub(super) async fn send(gateway: &Gateway, account: &Account, asked: OverSocket) -> Sent {
     let first_event = gateway.upstream.first_byte();
-    let lane = asked.on.event.lane.clone();
-    if let Some(socket) = &asked.held_by {
+    let ask = async |line: OnLine| {
+        if asked.is_instructed {
+            line.socket.instruct();
+        }
+        let id = line.socket.id;
+        let lane = asked.lane.clone();
+        let answer = line.socket.ask(lane, &asked.event, first_event, line.turn).await;
+        (answer, Some(id))
+    };
+    if let Some(line) = asked.held_by {
         // Another account of the same state domain does not have what one connection alone holds.
-        if socket.account != account.id {
+        if line.socket.account != account.id {
             let reason = "it is held by a connection to another account".to_owned();
             return (Err(SendError::NotSent(reason)), None);
         }
-        return (socket.ask(lane, &asked.event, first_event).await, Some(socket.id));
+        return ask(line).await;
     }
-    let connection = &asked.on.connection;
-    if let Some(socket) = connection.socket_to(account.id, gateway.settings.socket_age) {
-        match socket.ask(lane.clone(), &asked.event, first_event).await {
+    if let Some(line) = asked.place.open(gateway, account) {
+        match ask(line).await {
             // It was lost meanwhile: a new one takes its place.
-            Err(SendError::NotSent(_)) => {}
-            sent => return (sent, Some(socket.id)),
+            (Err(SendError::NotSent(_)), _) => {}
+            sent => return sent,
         }
     }
-    let opened = gateway
-        .upstream
-        .open_socket(account, "/responses", asked.headers)
-        .await;
-    match opened {
-        Ok(Opened::Socket(socket)) => {
-            let socket = connection.keep_socket(socket);
-            (socket.ask(lane, &asked.event, first_event).await, Some(socket.id))
+    let opened = match asked.place.has_room(gateway, account) {
+        true => {
+            let opened = gateway.upstream.open_socket(account, "/responses", asked.headers);
+            opened.await
         }
+        false => Ok(Opened::NotNow),
+    };
+    match opened {
+        Ok(Opened::Socket(socket)) => ask(asked.place.keep(gateway, socket)).await,
         Ok(Opened::Refused(incoming)) => (Ok(incoming), None),
         Ok(opened @ (Opened::HttpOnly | Opened::NotNow)) => {
             if matches!(opened, Opened::HttpOnly) {
@@ -88,5 +93,40 @@ pub(super) async fn send(gateway: &Gateway, account: &Account, asked: OverSocket
             }
         }
         Err(error) => (Err(error), None),
+    }
+}
+
+impl Place {
+    /// A connection to the account that is open and may serve.
+    fn open(&self, gateway: &Gateway, account: &Account) -> Option<OnLine> {
+        let age_max = gateway.settings.socket_age;
+        match self {
+            Place::Client(connection) => {
+                let socket = connection.socket_to(account.id, age_max)?;
+                Some(OnLine { socket, turn: None })
+            }
+            Place::Kept { chain, replaces } => {
+                let may_serve = replaces.then(|| gateway.kept.idle(account.id, chain, age_max));
+                may_serve.flatten()
+            }
+        }
+    }
+
+    fn has_room(&self, gateway: &Gateway, account: &Account) -> bool {
+        match self {
+            Place::Client(_) => true,
+            Place::Kept { .. } => gateway.kept.makes_room(account.id),
+        }
+    }
+
+    /// Keeps a connection that was opened for it.
+    fn keep(self, gateway: &Gateway, socket: Arc<Socket>) -> OnLine {
+        match self {
+            Place::Client(connection) => OnLine {
+                socket: connection.keep_socket(socket),
+                turn: None,
+            },
+            Place::Kept { chain, .. } => gateway.kept.keep(chain, socket),
+        }
     }
 }

@@ -67,14 +67,16 @@ impl Turn<'_> {
                 Err(error) => return Err(error),
             };
             record.attempt(&lease, &planned);
-            let setting = Setting {
-                speaks_websocket: !self.gateway.http_only.holds(lease.account()),
-                ..setting
-            };
-            let mut way = setting.way(lease.account(), planned.strip)?;
             let scope = &self.question.scope;
             let turn_states = &self.gateway.turn_states;
             let account = lease.account().id;
+            let in_event = turn_states.in_event(self.question, lease.account());
+            let setting = Setting {
+                speaks_websocket: !self.gateway.http_only.holds(lease.account()),
+                turn_state: Some(&in_event),
+                ..setting
+            };
+            let mut way = setting.way(lease.account(), planned.strip)?;
             way.change_headers(&|headers| turn_states.keep_own(headers, scope, account));
             record.add_overhead(
                 self.began.elapsed().saturating_sub(self.waited),

@@ -2,7 +2,6 @@
 //! answer here.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -13,16 +12,16 @@ use crate::affinity::{ConversationId, Strip};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::request::endpoint::Api;
-use crate::request::event::{ClientEvent, History};
+use crate::request::event::{ClientEvent, History, Lane};
 use crate::request::{self, Envelope, Fill, Splice};
 use crate::upstream::headers;
 use crate::upstream::http::{Outgoing, OutgoingBody};
-use crate::upstream::socket::Socket;
 
-use super::codex;
-use super::connection::{Keeping, OnConnection};
+use super::codex::{self, InEvent};
+use super::connection::{Connection, Keeping, OnConnection};
+use super::kept::{Chain, OnLine};
 use super::references::Located;
-use super::{Content, Question};
+use super::{Content, Gateway, Question};
 
 /// How a request goes.
 #[derive(Debug)]
@@ -31,22 +30,38 @@ pub(super) enum Way {
     Http(Outgoing),
     /// Nowhere: these are the events of its answer.
     Here(Bytes),
-    /// Over a WebSocket of the client's connection.
+    /// Over a WebSocket to the account.
     Socket(Box<OverSocket>),
 }
 
 /// A request for a WebSocket.
 #[derive(Debug)]
 pub(super) struct OverSocket {
-    pub(super) on: OnConnection,
+    pub(super) place: Place,
+    pub(super) lane: Lane,
     /// The event, in pieces.
     pub(super) event: Vec<Bytes>,
     /// For a connection that is still to be opened.
     pub(super) headers: HeaderMap,
     /// The connection that alone can go on with it.
-    pub(super) held_by: Option<Arc<Socket>>,
+    pub(super) held_by: Option<OnLine>,
+    /// Whether it begins a chain with instructions of ours.
+    pub(super) is_instructed: bool,
     /// How it goes where the account knows no WebSocket; nothing where that is no help.
     pub(super) otherwise: Option<Way>,
+}
+
+/// Whose connections serve a request.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// Those of a client's WebSocket.
+    Client(Arc<Connection>),
+    /// Those that are kept for clients over HTTP.
+    Kept {
+        chain: Chain,
+        /// Whether it may take the place of what such a connection holds.
+        replaces: bool,
+    },
 }
 
 /// Where the response is that a request follows, if one connection alone knows it.
@@ -54,8 +69,8 @@ pub(super) struct OverSocket {
 pub(super) enum Held {
     /// Here.
     Here(Arc<History>),
-    /// On a connection of this client's to its account.
-    There(Arc<Socket>),
+    /// On a connection to its account.
+    There(OnLine),
 }
 
 impl Held {
@@ -64,21 +79,28 @@ impl Held {
     /// # Errors
     /// If it is held by a connection that has ended, or by another than this: it is as good as lost,
     /// and the client must know that at once.
-    pub(super) fn find(
+    pub(super) async fn find(
+        gateway: &Gateway,
         question: &Question,
         located: &Located,
-        age_max: Duration,
     ) -> Result<Option<Held>, Error> {
         let Some((connection, id)) = located.on_connection() else {
             return Ok(None);
         };
-        let held = question
-            .on
-            .as_ref()
-            .and_then(|on| match on.connection.id == connection {
-                true => on.connection.history(id).map(Held::Here),
-                false => on.connection.socket(connection, age_max).map(Held::There),
-            });
+        let settings = &gateway.settings;
+        let held = match &question.on {
+            Some(on) if on.connection.id == connection => on.connection.history(id).map(Held::Here),
+            Some(on) => {
+                let socket = on.connection.socket(connection, settings.socket_age);
+                socket.map(|socket| Held::There(OnLine { socket, turn: None }))
+            }
+            None => {
+                let holding = gateway
+                    .kept
+                    .holding(connection, &question.scope, id, settings.pin_wait);
+                holding.await.map(Held::There)
+            }
+        };
         match held {
             Some(held) => Ok(Some(held)),
             None => Err(Error::PreviousResponseNotFound(id.to_owned())),
@@ -121,6 +143,8 @@ pub(super) struct Setting<'a> {
     pub(super) held: Option<&'a Held>,
     /// Whether the account that was leased may be reached by WebSocket.
     pub(super) speaks_websocket: bool,
+    /// The state of a turn, of a request that may have one in its event.
+    pub(super) turn_state: Option<&'a InEvent>,
 }
 
 impl Setting<'_> {
@@ -136,35 +160,70 @@ impl Setting<'_> {
             true => Way::Here(self.warmed_up()),
             false => self.over_http(account, strip),
         };
-        Ok(match (&question.on, self.held, &question.body) {
-            (Some(on), Some(Held::There(socket)), Content::Whole(body)) => {
-                self.over_socket(on, body, account, strip, Some(socket.clone()), None)
+        let Content::Whole(body) = &question.body else {
+            return Ok(over_http());
+        };
+        Ok(match (&question.on, self.held) {
+            (_, Some(Held::There(line))) => self.over_socket(body, account, strip, Some(line.clone()), None),
+            (Some(_), None) if self.speaks_websocket => {
+                self.over_socket(body, account, strip, None, Some(over_http()))
             }
-            (Some(on), None, Content::Whole(body)) if self.speaks_websocket => {
-                self.over_socket(on, body, account, strip, None, Some(over_http()))
+            (None, None) if self.speaks_websocket && self.needs_kept(account) => {
+                self.over_socket(body, account, strip, None, Some(over_http()))
             }
             _ => over_http(),
         })
     }
 
-    /// The client's own event, with what it left out.
+    /// Whether a client over HTTP expects to be able to go on from the answer, of an account that
+    /// knows it only on the connection that made it.
+    fn needs_kept(self, account: &Account) -> bool {
+        account.kind == Kind::Codex
+            && self.question.endpoint.api() == Some(Api::Responses)
+            && self.envelope.store != Some(false)
+    }
+
+    /// The client's own event, with what it left out; or the event that stands for its request.
     fn over_socket(
         self,
-        on: &OnConnection,
         body: &Bytes,
         account: &Account,
         strip: Strip,
-        held_by: Option<Arc<Socket>>,
+        held_by: Option<OnLine>,
         otherwise: Option<Way>,
     ) -> Way {
+        let question = self.question;
         let mut splices = self.fill_in(account);
         splices.extend(request::without_reasoning(body, strip));
+        splices.extend(self.turn_state.and_then(|state| match question.on {
+            Some(_) => state.without_foreign(),
+            None => state.to_event(body),
+        }));
         splices.sort_by_key(|splice| splice.range.start);
+        let instructs = held_by.as_ref().is_none_or(|line| line.socket.is_instructed());
+        let event = request::spliced(body, splices);
+        let (event, is_instructed) = codex::fit_event(account, question, instructs, event);
+        let mut headers = headers::for_upstream(question.headers.clone());
+        codex::complete_upgrade(&mut headers, account, self.conversation);
+        let (place, lane) = match &question.on {
+            Some(on) => (Place::Client(on.connection.clone()), on.event.lane.clone()),
+            None => {
+                let chain = Chain {
+                    scope: question.scope.clone(),
+                    conversation: self.conversation,
+                    shape: self.envelope.lane,
+                };
+                let replaces = self.envelope.has_history;
+                (Place::Kept { chain, replaces }, Lane::Default)
+            }
+        };
         Way::Socket(Box::new(OverSocket {
-            on: on.clone(),
-            event: request::spliced(body, splices),
-            headers: headers::for_upstream(self.question.headers.clone()),
+            place,
+            lane,
+            event,
+            headers,
             held_by,
+            is_instructed,
             otherwise,
         }))
     }
@@ -179,6 +238,7 @@ impl Setting<'_> {
                     splices.splice(..0, on.event.for_http(body, self.history()));
                 }
                 splices.extend(request::without_reasoning(body, strip));
+                splices.extend(self.turn_state.and_then(InEvent::without_foreign));
                 splices.sort_by_key(|splice| splice.range.start);
                 OutgoingBody::Pieces(codex::fit(account, question, request::spliced(body, splices)))
             }
@@ -189,6 +249,9 @@ impl Setting<'_> {
         };
         let mut headers = headers::for_upstream(question.headers.clone());
         codex::complete(&mut headers, account, question.endpoint.api(), self.conversation);
+        if let Some(state) = self.turn_state {
+            state.to_header(&mut headers);
+        }
         Way::Http(Outgoing {
             method: question.method.clone(),
             path_and_query,

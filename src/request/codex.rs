@@ -17,8 +17,7 @@ use super::strip::members;
 use super::{Envelope, Splice, span};
 
 /// Members that the backend refuses and that only tune the answer: left out.
-const LEFT_OUT: [&[u8]; 14] = [
-    b"previous_response_id",
+const LEFT_OUT: [&[u8]; 12] = [
     b"conversation",
     b"background",
     b"max_output_tokens",
@@ -31,7 +30,6 @@ const LEFT_OUT: [&[u8]; 14] = [
     b"stream_options",
     b"prompt_cache_retention",
     b"truncation",
-    b"generate",
 ];
 
 /// Said where a request has no instructions of its own, because the backend wants some.
@@ -71,6 +69,34 @@ pub fn check(endpoint: &Endpoint, envelope: &Envelope) -> Result<(), Unfit> {
     }
 }
 
+/// What a body is when it goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// One of HTTP that asks for a response.
+    Body,
+    /// One of HTTP that asks for a compaction.
+    Compaction,
+    /// An event of a client that speaks WebSocket itself.
+    Event,
+    /// An event that is made of a body of HTTP.
+    EventOfBody,
+}
+
+impl Form {
+    fn leaves_out(self, name: &[u8], value: &RawValue) -> bool {
+        let is_out_of_place = match name {
+            // Known on a WebSocket alone.
+            b"previous_response_id" => matches!(self, Form::Body | Form::Compaction),
+            b"generate" => self != Form::Event,
+            // Of a client that does not speak WebSocket, it names no lane.
+            b"stream_id" => self == Form::EventOfBody,
+            b"service_tier" => value.get() == r#""auto""#,
+            _ => false,
+        };
+        is_out_of_place || LEFT_OUT.contains(&name)
+    }
+}
+
 /// What is changed of a body.
 #[derive(Debug, Default, PartialEq)]
 pub struct Fitted {
@@ -80,19 +106,20 @@ pub struct Fitted {
     pub missing: Vec<&'static str>,
     /// Whether none of the members stays.
     pub nothing_stays: bool,
+    /// Whether instructions are among those that are missing.
+    pub is_instructed: bool,
 }
 
-/// The edits that make a body one that the backend takes; none for one that it takes as it is.
-pub fn fit(body: &[u8], api: Api) -> Fitted {
+/// The edits that make a body one that the backend takes; none for one that it takes as it is. What
+/// goes on from a response needs instructions of ours only if that one got them: `instructs`.
+pub fn fit(body: &[u8], form: Form, instructs: bool) -> Fitted {
     let Some(members) = std::str::from_utf8(body).ok().and_then(members) else {
         return Fitted::default();
     };
     let spans: Vec<Range<usize>> = members.iter().map(|(_, value)| span(value, body)).collect();
     let goes: Vec<bool> = members
         .iter()
-        .map(|(name, value)| {
-            LEFT_OUT.contains(&name.as_slice()) || (name == b"service_tier" && value.get() == r#""auto""#)
-        })
+        .map(|(name, value)| form.leaves_out(name, value))
         .collect();
     let mut fitted = Fitted {
         nothing_stays: goes.iter().all(|goes| *goes),
@@ -113,14 +140,20 @@ pub fn fit(body: &[u8], api: Api) -> Fitted {
             continue;
         }
         let (name, value) = &members[position];
-        fitted.member(name, value, &spans[position], &mut has, api);
+        fitted.member(name, value, &spans[position], &mut has, form);
         position += 1;
     }
-    if api == Api::Responses {
+    if form == Form::EventOfBody && !has.kind {
+        fitted.missing.push(r#""type":"response.create""#);
+    }
+    if form != Form::Compaction {
         fitted.missing.extend((!has.store).then_some(r#""store":false"#));
         fitted.missing.extend((!has.stream).then_some(r#""stream":true"#));
         let instructed = has.instructions || has_role(&members, "developer") || has_role(&members, "system");
-        fitted.missing.extend((!instructed).then_some(INSTRUCTIONS));
+        fitted.is_instructed = !instructed && instructs;
+        fitted
+            .missing
+            .extend(fitted.is_instructed.then_some(INSTRUCTIONS));
     }
     fitted
 }
@@ -128,13 +161,14 @@ pub fn fit(body: &[u8], api: Api) -> Fitted {
 /// Which of the members that must be there are there.
 #[derive(Default)]
 struct Present {
+    kind: bool,
     store: bool,
     stream: bool,
     instructions: bool,
 }
 
 impl Fitted {
-    fn member(&mut self, name: &[u8], value: &RawValue, at: &Range<usize>, has: &mut Present, api: Api) {
+    fn member(&mut self, name: &[u8], value: &RawValue, at: &Range<usize>, has: &mut Present, form: Form) {
         let mut becomes = |text: &'static str| {
             if value.get() != text {
                 self.splices.push(Splice {
@@ -144,11 +178,15 @@ impl Fitted {
             }
         };
         match name {
-            b"store" if api == Api::Responses => {
+            b"type" if form == Form::EventOfBody => {
+                has.kind = true;
+                becomes(r#""response.create""#);
+            }
+            b"store" if form != Form::Compaction => {
                 has.store = true;
                 becomes("false");
             }
-            b"stream" if api == Api::Responses => {
+            b"stream" if form != Form::Compaction => {
                 has.stream = true;
                 becomes("true");
             }
@@ -199,6 +237,54 @@ fn without_comma(body: &[u8], spans: &[Range<usize>], first: usize, end: usize) 
     }
 }
 
+/// The state of a turn in an event of Codex CLI's, which has it among what it tells of itself
+/// (`client_metadata`), and the edit that leaves it out.
+pub fn turn_state(event: &[u8]) -> Option<(String, Splice)> {
+    // Most events have none, and then nothing is read.
+    memmem::find(event, TURN_STATE)?;
+    let all = members(std::str::from_utf8(event).ok()?)?;
+    let (_, told) = all.iter().rev().find(|(name, _)| name == b"client_metadata")?;
+    let told_at = span(told, event);
+    let told = members(told.get())?;
+    let position = told.iter().position(|(name, _)| name == TURN_STATE)?;
+    let within = &event[told_at.clone()];
+    let spans: Vec<Range<usize>> = told.iter().map(|(_, value)| span(value, within)).collect();
+    let range = without_comma(within, &spans, position, position + 1);
+    let splice = Splice {
+        range: told_at.start + range.start..told_at.start + range.end,
+        with: Bytes::new(),
+    };
+    Some((word(told[position].1)?.into_owned(), splice))
+}
+
+/// The edit that puts the state of a turn, which came as a header, where an event has it.
+pub fn with_turn_state(body: &[u8], state: &str) -> Option<Splice> {
+    let all = members(std::str::from_utf8(body).ok()?)?;
+    let state = format!("\"x-codex-turn-state\":{}", serde_json::Value::from(state));
+    let told = all.iter().rev().find(|(name, _)| name == b"client_metadata");
+    let told = told.filter(|(_, told)| told.get().starts_with('{'));
+    let (at, comma, text) = match told {
+        Some((_, told)) => (
+            span(told, body).start + 1,
+            told.get()[1..].trim_start() != "}",
+            state,
+        ),
+        None => (
+            memchr::memchr(b'{', body)? + 1,
+            !all.is_empty(),
+            format!("\"client_metadata\":{{{state}}}"),
+        ),
+    };
+    let comma = if comma { "," } else { "" };
+    Some(Splice {
+        range: at..at,
+        with: (text + comma).into(),
+    })
+}
+
+/// The name of the state of a turn, as a header and as what Codex CLI tells of itself.
+const TURN_STATE: &[u8] = b"x-codex-turn-state";
+
 fn has_role(members: &[(Vec<u8>, &RawValue)], wanted: &str) -> bool {
     let input = members.iter().rev().find(|(name, _)| name == b"input");
     input.is_some_and(|(_, input)| {
@@ -229,9 +315,13 @@ mod tests {
     use crate::request::{Fill, spliced};
 
     fn fitted(body: &str) -> String {
+        fitted_as(body, Form::Body, true)
+    }
+
+    fn fitted_as(body: &str, form: Form, instructs: bool) -> String {
         let bytes = Bytes::copy_from_slice(body.as_bytes());
         let envelope = Envelope::read(body.as_bytes()).unwrap();
-        let fitted = fit(body.as_bytes(), Api::Responses);
+        let fitted = fit(body.as_bytes(), form, instructs);
         let mut splices = envelope.fill_in(Fill {
             cache_key: None,
             sealed_reasoning: false,
@@ -280,6 +370,72 @@ mod tests {
         ] {
             assert_eq!(fitted(&body), expected, "{body}");
             serde_json::from_str::<serde_json::Value>(&expected).unwrap();
+        }
+    }
+
+    #[test]
+    fn on_a_websocket_a_request_goes_on_from_a_response() {
+        let end = r#""store":false,"stream":true,"instructions":"i","input":[]}"#;
+        let event = format!(
+            r#"{{"type":"response.create","stream_id":"a","generate":false,"previous_response_id":"r",{end}"#
+        );
+        assert_eq!(fitted_as(&event, Form::Event, true), event);
+        let body =
+            format!(r#"{{"stream_id":"a","previous_response_id":"r","generate":false,"top_p":1,{end}"#);
+        assert_eq!(
+            fitted_as(&body, Form::EventOfBody, true),
+            format!(
+                r#"{{"previous_response_id":"r",{}"#,
+                end.replace("[]}", r#"[],"type":"response.create"}"#)
+            )
+        );
+        let bare = r#"{"type":"x","previous_response_id":"r"}"#;
+        for (instructs, instructions) in [(true, format!(",{INSTRUCTIONS}")), (false, String::new())] {
+            assert_eq!(
+                fitted_as(bare, Form::EventOfBody, instructs),
+                format!(
+                    r#"{{"type":"response.create","previous_response_id":"r","store":false,"stream":true{instructions}}}"#
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn the_state_of_a_turn_is_found_in_what_codex_tells_of_itself() {
+        for (metadata, without) in [
+            (r#"{"x-codex-turn-state":"s\n"}"#, "{}"),
+            (r#"{"a":1,"x-codex-turn-state":"s\n","b":2}"#, r#"{"a":1,"b":2}"#),
+            (r#"{ "x-codex-turn-state" : "s\n" , "b":2}"#, r#"{ "b":2}"#),
+        ] {
+            let event =
+                |metadata: &str| format!(r#"{{"input":[{{"x":1}}],"client_metadata":{metadata},"z":0}}"#);
+            let whole = event(metadata);
+            let (state, splice) = turn_state(whole.as_bytes()).unwrap();
+            assert_eq!(state, "s\n");
+            let rest = spliced(&Bytes::from(whole), vec![splice]).concat();
+            let rest: serde_json::Value = serde_json::from_slice(&rest).unwrap();
+            let expected: serde_json::Value = serde_json::from_str(&event(without)).unwrap();
+            assert_eq!(rest, expected);
+        }
+        assert!(turn_state(br#"{"input":"x-codex-turn-state"}"#).is_none());
+        for (body, expected) in [
+            ("{}", r#"{"client_metadata":{"x-codex-turn-state":"s"}}"#),
+            (
+                r#"{"a":1}"#,
+                r#"{"client_metadata":{"x-codex-turn-state":"s"},"a":1}"#,
+            ),
+            (
+                r#"{"client_metadata":{ }}"#,
+                r#"{"client_metadata":{"x-codex-turn-state":"s" }}"#,
+            ),
+            (
+                r#"{"client_metadata":{"b":2}}"#,
+                r#"{"client_metadata":{"x-codex-turn-state":"s","b":2}}"#,
+            ),
+        ] {
+            let splice = with_turn_state(body.as_bytes(), "s").unwrap();
+            let whole = spliced(&Bytes::from(body), vec![splice]).concat();
+            assert_eq!(String::from_utf8(whole).unwrap(), expected);
         }
     }
 

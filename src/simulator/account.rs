@@ -1,7 +1,7 @@
 //! What one simulated account knows: its responses, its seal, its cache, and how it was told to fail.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +40,12 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    /// Whether a developer has said something.
+    pub(super) fn is_instructed(&self) -> bool {
+        let here = self.input.iter().any(|item| item["role"] == "developer");
+        here || self.parent.as_ref().is_some_and(|parent| parent.is_instructed())
+    }
+
     pub(super) fn new(
         parent: Option<Arc<Kept>>,
         text: String,
@@ -76,6 +82,8 @@ pub(super) struct State {
     pub(super) keeps_journal: bool,
     /// How long a WebSocket may live; `None` if the account speaks HTTP only.
     pub(super) socket_life: Option<Duration>,
+    /// How many of them are open.
+    pub(super) open_sockets: AtomicUsize,
     pub(super) canned: Canned,
     /// Of the backend of ChatGPT logins: who knows its tokens.
     pub(super) login: Option<Arc<LoginServer>>,
@@ -149,6 +157,7 @@ impl State {
             delta_delay: config.delta_delay,
             keeps_journal: config.journal,
             socket_life: account.has_websocket.then_some(config.socket_life),
+            open_sockets: AtomicUsize::new(0),
             canned: Canned::default(),
             login,
             plan: Plan::default(),

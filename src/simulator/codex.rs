@@ -284,7 +284,8 @@ fn told(status: usize, fault: &Fault) -> Response {
 const ON_SOCKETS: [&str; 2] = ["previous_response_id", "generate"];
 
 /// The first rule that a body breaks, besides members that are taken here; nothing if it breaks none.
-pub(super) fn broken_rule(body: &[u8], taken: &[&str]) -> Option<String> {
+/// What it goes on from may have told instructions.
+pub(super) fn broken_rule(body: &[u8], taken: &[&str], is_instructed: bool) -> Option<String> {
     let body: Map<String, Value> = match serde_json::from_slice(body) {
         Ok(body) => body,
         Err(error) => return Some(format!("Invalid JSON: {error}")),
@@ -310,7 +311,7 @@ pub(super) fn broken_rule(body: &[u8], taken: &[&str]) -> Option<String> {
     if has_role("system") {
         return Some("System messages are not allowed".to_owned());
     }
-    if !is_there("instructions") && !has_role("developer") {
+    if !is_there("instructions") && !has_role("developer") && !is_instructed {
         return Some("Instructions are required".to_owned());
     }
     match body.get("service_tier").and_then(Value::as_str) {
@@ -353,7 +354,7 @@ async fn create(
                 Some(usage_limit_reached(Duration::from_millis(wait)))
             }
             None if turn_state.is_none() => Some(bad("Invalid turn state".to_owned())),
-            None => broken_rule(&body, &[])
+            None => broken_rule(&body, &[], false)
                 .or_else(|| unknown_model(&state, &body))
                 .map(bad),
         },
@@ -380,7 +381,12 @@ async fn create(
 }
 
 /// Why an event on a WebSocket is refused, if it is.
-pub(super) fn refused_on_socket(state: &State, event: &[u8], fault: &Fault) -> Option<Response> {
+pub(super) fn refused_on_socket(
+    state: &State,
+    event: &[u8],
+    fault: &Fault,
+    is_instructed: bool,
+) -> Option<Response> {
     if let Some(status) = fault.status {
         return Some(told(status, fault));
     }
@@ -393,7 +399,7 @@ pub(super) fn refused_on_socket(state: &State, event: &[u8], fault: &Fault) -> O
     let is_foreign = turn_state.is_some_and(|sent| state.plan.turn_state(Some(sent), "").is_none());
     let broken = is_foreign
         .then(|| "Invalid turn state".to_owned())
-        .or_else(|| broken_rule(event, &ON_SOCKETS))
+        .or_else(|| broken_rule(event, &ON_SOCKETS, is_instructed))
         .or_else(|| unknown_model(state, event));
     broken.map(bad)
 }

@@ -5,6 +5,7 @@
 //! each other; a continuation that fails takes what it continued with it.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -69,8 +70,25 @@ enum Out {
     Cut,
 }
 
+/// One among the open connections of an account, while it lives.
+struct Open(Arc<State>);
+
+impl Open {
+    fn begin(state: Arc<State>) -> Open {
+        state.open_sockets.fetch_add(1, Ordering::AcqRel);
+        Open(state)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open_sockets.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 async fn serve(mut socket: WebSocket, talk: (Talk, mpsc::Receiver<Out>), life: Duration) {
     let (talk, mut out) = talk;
+    let _open = Open::begin(talk.state.clone());
     let talk = Arc::new(talk);
     let mut lanes = Lanes::default();
     let end = tokio::time::sleep(life);
@@ -248,7 +266,9 @@ impl Talk {
         }
         let held = |id: &str| self.holds(id);
         let is_codex = self.state.login.is_some();
-        if is_codex && let Some(refused) = codex::refused_on_socket(&self.state, &frame, &fault) {
+        let instructed = || self.is_instructed(&frame);
+        if is_codex && let Some(refused) = codex::refused_on_socket(&self.state, &frame, &fault, instructed())
+        {
             sending.whole();
             self.evict(lane, &frame);
             self.send(lane, in_words_of_the_backend(refused).await).await;
@@ -298,6 +318,14 @@ impl Talk {
         let held = locked(&self.held);
         let mut held = held.values();
         held.find(|(known, _)| known == id).map(|(_, kept)| kept.clone())
+    }
+
+    /// Whether what a request goes on from has a developer's message. Of what is not here, another error
+    /// is told.
+    fn is_instructed(&self, frame: &[u8]) -> bool {
+        let request: Value = serde_json::from_slice(frame).unwrap_or_default();
+        let follows = request["previous_response_id"].as_str();
+        follows.is_some_and(|id| self.holds(id).is_none_or(|kept| kept.is_instructed()))
     }
 
     /// A continuation has failed: what it continued in its own lane is gone.

@@ -53,6 +53,9 @@ const FROM_UPSTREAM_ONLY: [HeaderName; 4] = [
 /// The limits of the account, which are not the client's.
 const QUOTA_PREFIXES: [&str; 2] = ["x-ratelimit-", "x-codex-"];
 
+/// The state of a turn, as the backend of ChatGPT logins gives it and wants it back.
+pub const TURN_STATE: HeaderName = HeaderName::from_static("x-codex-turn-state");
+
 /// What Moorage itself says; a client or an upstream cannot speak in its name.
 const OWN_PREFIX: &str = "x-moorage-";
 
@@ -93,7 +96,7 @@ pub fn for_client(mut headers: HeaderMap, shows_quota: bool) -> HeaderMap {
     }
     if !shows_quota {
         let is_quota = |name: &str| {
-            QUOTA_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && name != "x-codex-turn-state"
+            QUOTA_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && name != TURN_STATE.as_str()
         };
         remove_where(&mut headers, is_quota);
     }

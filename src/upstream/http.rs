@@ -186,7 +186,7 @@ impl Upstream {
         path: &Path,
         outgoing: Outgoing,
     ) -> Result<Incoming, SendError> {
-        let mut login = self.logins.current(path).await?;
+        let mut login = self.login(path).await?;
         let mut tries = 1;
         loop {
             let mut outgoing = outgoing.clone();
@@ -196,7 +196,7 @@ impl Upstream {
             if incoming.status != StatusCode::UNAUTHORIZED || tries == limits::LOGIN_TRIES {
                 return Ok(incoming);
             }
-            login = self.logins.after_refusal(path, &login).await?;
+            login = self.login_after_refusal(path, &login).await?;
             tries += 1;
         }
     }
@@ -207,6 +207,18 @@ impl Upstream {
     /// If it has none that is good.
     pub async fn login(&self, path: &Path) -> Result<Arc<Login>, NoToken> {
         self.logins.current(path).await
+    }
+
+    /// The login that an account has instead of one whose token was refused.
+    ///
+    /// # Errors
+    /// If it has none that is good.
+    pub(super) async fn login_after_refusal(
+        &self,
+        path: &Path,
+        refused: &Login,
+    ) -> Result<Arc<Login>, NoToken> {
+        self.logins.after_refusal(path, refused).await
     }
 
     /// Waits until no login is being renewed.

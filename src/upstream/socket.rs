@@ -5,6 +5,7 @@
 //! are made into what the same account would have answered over HTTP.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
@@ -30,12 +31,14 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::client::{ClientError, ResponseBody};
+use super::headers::{self, TURN_STATE};
 use super::http::{Incoming, IncomingBody, SendError, Upstream, bearer};
 use super::together::Together;
-use crate::account::{Account, AccountId, Credential};
+use crate::account::{Account, AccountId, Credential, Secret};
 use crate::affinity::ConnectionId;
 use crate::limits;
 use crate::request::event::Lane;
+use crate::response::Outcome;
 use crate::response::events::{Event, Meaning};
 
 /// The code by which an upstream says that a connection has lived as long as it may.
@@ -112,54 +115,97 @@ impl Upstream {
         let Some(place) = self.sockets.take(account.id) else {
             return Ok(Opened::NotNow);
         };
-        let key = generate_key();
         for name in [CONTENT_TYPE, CONTENT_LENGTH, ACCEPT] {
             headers.remove(name);
         }
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        headers.insert(
-            SEC_WEBSOCKET_KEY,
-            HeaderValue::try_from(&key).map_err(|error| SendError::NotSent(error.to_string()))?,
-        );
-        let mut request = Request::new(Empty::new().map_err(|never| match never {}).boxed());
-        *request.uri_mut() = Uri::try_from(format!("{}{path}", account.base_url))
-            .map_err(|error| SendError::NotSent(error.to_string()))?;
-        *request.headers_mut() = headers;
-        let Credential::Key(secret) = &account.credential else {
-            return Err(SendError::NotSent("this account has no key".to_owned()));
+        let upgrade = Upgrade {
+            address: Uri::try_from(format!("{}{path}", account.base_url))
+                .map_err(|error| SendError::NotSent(error.to_string()))?,
+            headers,
         };
-        request.headers_mut().insert(AUTHORIZATION, bearer(secret)?);
-        let answered = tokio::time::timeout(limits::SOCKET_HANDSHAKE, self.client.upgrade(request)).await;
-        let response = match answered {
-            Err(_) => return Err(SendError::NotSent("the upgrade took too long".to_owned())),
-            Ok(Ok(None)) => return Ok(Opened::HttpOnly),
-            Ok(Ok(Some(response))) => response,
-            // Nothing was asked yet.
-            Ok(Err(ClientError::NotSent(reason) | ClientError::Unanswered(reason))) => {
-                return Err(SendError::NotSent(reason));
-            }
+        let answered = match &account.credential {
+            Credential::Key(secret) => self.upgrade(&upgrade, secret).await?,
+            Credential::AuthFile(file) => Box::pin(self.upgrade_as(file, upgrade)).await?,
+            Credential::None => return Err(SendError::NotSent("this account has no key".to_owned())),
+        };
+        let Some((response, is_accepted)) = answered else {
+            return Ok(Opened::HttpOnly);
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(refusal_of_upgrade(response));
         }
-        let accepted = response
-            .headers()
-            .get(SEC_WEBSOCKET_ACCEPT)
-            .map(HeaderValue::as_bytes);
-        if accepted != Some(derive_accept_key(key.as_bytes()).as_bytes()) {
+        if !is_accepted {
             return Ok(Opened::HttpOnly);
         }
+        let greeting = response.headers().clone();
         match hyper::upgrade::on(response).await {
             Ok(upgraded) => {
-                let socket = Socket::start(upgraded, account.id, place, self.ping).await;
+                let socket = Socket::start(upgraded, greeting, account.id, place, self.ping).await;
                 Ok(Opened::Socket(socket))
             }
             Err(error) => Err(SendError::NotSent(error.to_string())),
         }
     }
+
+    /// Asks with the login of a file; with another where its access token is refused, as over HTTP.
+    async fn upgrade_as(&self, file: &Path, mut upgrade: Upgrade) -> Result<Answered, SendError> {
+        let mut login = self.login(file).await?;
+        let mut tries = 1;
+        loop {
+            headers::identify(&mut upgrade.headers, &login)
+                .map_err(|_| SendError::NotSent("the id of the login is no header value".to_owned()))?;
+            let answered = self.upgrade(&upgrade, &login.access_token).await?;
+            let is_refused = |(response, _): &(Response<ResponseBody>, bool)| {
+                response.status() == StatusCode::UNAUTHORIZED
+            };
+            if !answered.as_ref().is_some_and(is_refused) || tries == limits::LOGIN_TRIES {
+                return Ok(answered);
+            }
+            login = self.login_after_refusal(file, &login).await?;
+            tries += 1;
+        }
+    }
+
+    /// Asks once. `None` if there is no way from here on which an upgrade can be asked for.
+    async fn upgrade(&self, upgrade: &Upgrade, secret: &Secret) -> Result<Answered, SendError> {
+        let key = generate_key();
+        let mut request = Request::new(Empty::new().map_err(|never| match never {}).boxed());
+        *request.uri_mut() = upgrade.address.clone();
+        *request.headers_mut() = upgrade.headers.clone();
+        request.headers_mut().insert(
+            SEC_WEBSOCKET_KEY,
+            HeaderValue::try_from(&key).map_err(|error| SendError::NotSent(error.to_string()))?,
+        );
+        request.headers_mut().insert(AUTHORIZATION, bearer(secret)?);
+        let answered = tokio::time::timeout(limits::SOCKET_HANDSHAKE, self.client.upgrade(request)).await;
+        match answered {
+            Err(_) => Err(SendError::NotSent("the upgrade took too long".to_owned())),
+            Ok(Ok(None)) => Ok(None),
+            Ok(Ok(Some(response))) => {
+                let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT);
+                let expected = derive_accept_key(key.as_bytes());
+                let is_accepted = accepted.map(HeaderValue::as_bytes) == Some(expected.as_bytes());
+                Ok(Some((response, is_accepted)))
+            }
+            // Nothing was asked yet.
+            Ok(Err(ClientError::NotSent(reason) | ClientError::Unanswered(reason))) => {
+                Err(SendError::NotSent(reason))
+            }
+        }
+    }
 }
+
+/// A request for an upgrade, without who asks.
+struct Upgrade {
+    address: Uri,
+    headers: HeaderMap,
+}
+
+/// The answer to an upgrade, and whether its key is the one that was asked for.
+type Answered = Option<(Response<ResponseBody>, bool)>;
 
 /// An upstream that knows no upgrade says so in one of many ways; what is about the account is like
 /// any other answer of it.
@@ -190,6 +236,10 @@ pub struct Socket {
     opened: Instant,
     outgoing: mpsc::Sender<Utf8Bytes>,
     shared: Arc<Shared>,
+    /// What was said with the upgrade, for the first answer: there is no other head than that.
+    greeting: Mutex<Option<HeaderMap>>,
+    /// Whether a chain on it began with instructions of ours.
+    is_instructed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -198,9 +248,14 @@ struct Shared {
     /// Whether a lane with a name was ever used: only then events are looked into for theirs.
     has_lanes: AtomicBool,
     is_closed: AtomicBool,
+    /// The newest response that was made without naming a lane: what can be gone on from here.
+    newest: Mutex<Option<String>>,
     /// Told when it is to end.
     ends: Notify,
 }
+
+/// The right to ask on a connection that has no lanes: others wait until it is given back.
+pub type Turn = Arc<OwnedSemaphorePermit>;
 
 /// A request that runs on a lane.
 #[derive(Debug)]
@@ -220,12 +275,17 @@ impl Shared {
         // A map is whole between any two calls.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn newest(&self) -> MutexGuard<'_, Option<String>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Socket {
     /// Takes an upgraded connection over.
     pub(super) fn start(
         upgraded: Upgraded,
+        greeting: HeaderMap,
         account: AccountId,
         place: Place,
         ping: Duration,
@@ -247,6 +307,8 @@ impl Socket {
                 opened: Instant::now(),
                 outgoing,
                 shared,
+                greeting: Mutex::new(Some(greeting)),
+                is_instructed: AtomicBool::new(false),
             })
         }
     }
@@ -259,6 +321,22 @@ impl Socket {
     /// How long it has been open.
     pub fn age(&self) -> Duration {
         self.opened.elapsed()
+    }
+
+    /// The newest response of those that named no lane, once it has ended, and while it can be gone on
+    /// from.
+    pub fn newest(&self) -> Option<String> {
+        self.shared.newest().clone()
+    }
+
+    /// Whether a chain on it began with instructions of ours.
+    pub fn is_instructed(&self) -> bool {
+        self.is_instructed.load(Ordering::Relaxed)
+    }
+
+    /// A chain begins on it with instructions of ours.
+    pub fn instruct(&self) {
+        self.is_instructed.store(true, Ordering::Relaxed);
     }
 
     /// Whether this response runs on it.
@@ -285,7 +363,7 @@ impl Socket {
     }
 
     /// Sends a request in a lane, and waits for its first event that says something. The answer is
-    /// what the same request would have got over HTTP.
+    /// what the same request would have got over HTTP. `turn` is given back when it has ended.
     ///
     /// # Errors
     /// If none came, and whether anything had been sent.
@@ -294,18 +372,33 @@ impl Socket {
         lane: Lane,
         pieces: &[Bytes],
         first_event: Duration,
+        turn: Option<Turn>,
     ) -> Result<Incoming, SendError> {
         if !self.is_open() {
             return Err(SendError::NotSent("the connection was lost".to_owned()));
         }
-        let answer = self.begin(lane);
+        let answer = self.begin(lane, turn);
         self.write(&pieces.concat()).await?;
         tokio::time::timeout(first_event, answer.first())
             .await
             .map_err(|_| SendError::Timeout)?
     }
 
-    fn begin(self: &Arc<Socket>, lane: Lane) -> SocketAnswer {
+    /// What was said with the upgrade, for whoever asks first.
+    fn greeting(&self) -> HeaderMap {
+        let greeting = self
+            .greeting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let mut headers = greeting.unwrap_or_default();
+        for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT] {
+            headers.remove(name);
+        }
+        headers
+    }
+
+    fn begin(self: &Arc<Socket>, lane: Lane, turn: Option<Turn>) -> SocketAnswer {
         let (frames, received) = mpsc::channel(limits::SOCKET_FRAMES_MAX);
         if lane != Lane::Default {
             self.shared.has_lanes.store(true, Ordering::Relaxed);
@@ -321,6 +414,7 @@ impl Socket {
             frames: received,
             ready: VecDeque::new(),
             has_ended: false,
+            turn,
         }
     }
 }
@@ -333,11 +427,17 @@ pub struct SocketAnswer {
     frames: mpsc::Receiver<Bytes>,
     ready: VecDeque<Bytes>,
     has_ended: bool,
+    turn: Option<Turn>,
 }
 
 impl SocketAnswer {
     /// The head of an answer, made of the first events.
     async fn first(mut self: SocketAnswer) -> Result<Incoming, SendError> {
+        let mut headers = self.socket.greeting();
+        if self.turn.is_none() {
+            // Whoever speaks WebSocket hears of the state of the turn in an event.
+            self.ready.extend(metadata(&headers));
+        }
         loop {
             let Some(frame) = self.frames.recv().await else {
                 return Err(SendError::Unanswered("the connection was lost".to_owned()));
@@ -345,21 +445,30 @@ impl SocketAnswer {
             let meaning = Event::of(&frame).meaning();
             if let Some(refused) = refused(&frame, meaning) {
                 self.has_ended = true;
+                self.socket.shared.lanes().remove(&self.lane);
                 if refused.is_connection_limit {
                     self.socket.shared.close();
                     return Err(SendError::NotSent(
                         "the connection has lived as long as it may".to_owned(),
                     ));
                 }
-                return Ok(refused.incoming);
+                let mut incoming = refused.incoming;
+                headers.extend(std::mem::take(&mut incoming.headers));
+                return Ok(Incoming { headers, ..incoming });
             }
-            self.ready.push_back(frame);
+            let told = headers_in(&frame, meaning);
+            // Over HTTP it is said in the head of the answer, and only there.
+            if told.is_empty() || self.turn.is_none() {
+                self.ready.push_back(frame);
+            }
+            headers.extend(told);
             // Quota and the state of the turn come before the response, and say nothing of it.
-            if meaning != Meaning::Unknown || self.ready.len() > limits::SOCKET_FRAMES_MAX {
-                let kind = (CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+            let is_answer = !matches!(meaning, Meaning::Unknown | Meaning::Quota);
+            if is_answer || self.ready.len() > limits::SOCKET_FRAMES_MAX {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
                 return Ok(Incoming {
                     status: StatusCode::OK,
-                    headers: HeaderMap::from_iter([kind]),
+                    headers,
                     body: IncomingBody::Socket(self),
                 });
             }
@@ -381,20 +490,63 @@ impl SocketAnswer {
         };
         let event = Event::of(&frame);
         self.has_ended |= matches!(event.meaning(), Meaning::End(_)) && !event.is_steered();
+        if self.has_ended {
+            // Whoever goes on from it may be as quick as its last event.
+            self.socket.shared.lanes().remove(&self.lane);
+            self.turn = None;
+        }
         Some(Ok(as_stream_event(&frame)))
     }
 }
 
 impl Drop for SocketAnswer {
     fn drop(&mut self) {
+        // Its lane may be somebody else's by now.
+        if self.has_ended {
+            return;
+        }
         let mut lanes = self.socket.shared.lanes();
         lanes.remove(&self.lane);
         // There is no other way to tell an upstream that nobody listens any more. What runs beside it
         // is left alone: then the rest is not listened to.
-        if !self.has_ended && lanes.is_empty() {
+        if lanes.is_empty() {
             self.socket.shared.close();
         }
     }
+}
+
+/// The event that tells on a WebSocket what these headers say about the state of the turn.
+pub fn metadata(headers: &HeaderMap) -> Option<Bytes> {
+    let state = headers.get(TURN_STATE)?.to_str().ok()?;
+    let told = serde_json::json!({ TURN_STATE.as_str(): state });
+    let event = serde_json::json!({ "type": "response.metadata", "headers": told });
+    Some(event.to_string().into())
+}
+
+/// What an upstream would have said over HTTP in the head of its answer: `response.metadata`.
+fn headers_in(frame: &[u8], meaning: Meaning) -> HeaderMap {
+    #[derive(Deserialize)]
+    struct Metadata {
+        headers: HashMap<String, serde_json::Value>,
+    }
+    if meaning != Meaning::Unknown || Event::of(frame).kind().as_ref() != b"response.metadata" {
+        return HeaderMap::new();
+    }
+    let metadata: Option<Metadata> = serde_json::from_slice(frame).ok();
+    header_map(metadata.map(|metadata| metadata.headers))
+}
+
+/// Headers as an event tells them. What is none is left out.
+fn header_map(told: Option<HashMap<String, serde_json::Value>>) -> HeaderMap {
+    let told = told.into_iter().flatten().filter(|(_, value)| !value.is_null());
+    told.filter_map(|(name, value)| {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        Some((
+            HeaderName::try_from(name).ok()?,
+            HeaderValue::try_from(text).ok()?,
+        ))
+    })
+    .collect()
 }
 
 /// An event as it stands in a stream. A line break within it begins a line of data of its own.
@@ -415,7 +567,7 @@ struct Refused {
 }
 
 /// An error that came instead of an answer. One without a status is an event like others.
-fn refused(frame: &[u8], meaning: Meaning) -> Option<Refused> {
+fn refused(whole: &[u8], meaning: Meaning) -> Option<Refused> {
     #[derive(Deserialize)]
     struct ErrorFrame<'a> {
         #[serde(alias = "status_code")]
@@ -432,26 +584,24 @@ fn refused(frame: &[u8], meaning: Meaning) -> Option<Refused> {
     if !matches!(meaning, Meaning::End(_)) {
         return None;
     }
-    let frame: ErrorFrame<'_> = serde_json::from_slice(frame).ok()?;
+    let frame: ErrorFrame<'_> = serde_json::from_slice(whole).ok()?;
     let status = StatusCode::from_u16(frame.status)
         .ok()
         .filter(|status| !status.is_success())?;
-    let error = frame.error.map_or("null", RawValue::get);
-    let code: Option<Code> = serde_json::from_str(error).ok();
-    let mut headers = HeaderMap::new();
-    for (name, value) in frame.headers.into_iter().flatten() {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(text)) {
-            headers.insert(name, value);
-        }
-    }
+    let error = frame.error.map(RawValue::get);
+    let code: Option<Code> = error.and_then(|error| serde_json::from_str(error).ok());
+    let body = match error {
+        Some(error) => format!("{{\"error\":{error}}}").into(),
+        None => Bytes::copy_from_slice(whole),
+    };
+    let mut headers = header_map(frame.headers);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Some(Refused {
         is_connection_limit: code.and_then(|error| error.code).as_deref() == Some(CONNECTION_LIMIT),
         incoming: Incoming {
             status,
             headers,
-            body: IncomingBody::Whole(Some(format!("{{\"error\":{error}}}").into())),
+            body: IncomingBody::Whole(Some(body)),
         },
     })
 }
@@ -527,14 +677,19 @@ async fn dispatch(shared: &Shared, frame: Bytes) {
         true => event.lane(),
         false => Lane::Default,
     };
-    let begins = event.meaning() == Meaning::Begin;
+    let meaning = event.meaning();
     let frames = {
         let mut lanes = shared.lanes();
         let Some(running) = lanes.get_mut(&lane) else {
             return;
         };
-        if begins {
-            running.response_id = event.response_id();
+        match meaning {
+            Meaning::Begin => running.response_id = event.response_id(),
+            Meaning::End(outcome) if lane == Lane::Default => {
+                let lives = matches!(outcome, Outcome::Completed | Outcome::Incomplete);
+                *shared.newest() = running.response_id.take().filter(|_| lives);
+            }
+            _ => {}
         }
         running.frames.clone()
     };

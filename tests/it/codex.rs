@@ -1,5 +1,6 @@
 //! Accounts that are ChatGPT logins: what clients that are not Codex CLI send is made to fit, what comes
-//! back is what they expect, and what cannot be done is said.
+//! back is what they expect, and what cannot be done is said. How they go on from a response is in
+//! `codex_websocket`.
 
 use moorage::account::Kind;
 use serde_json::{Value, json};
@@ -9,6 +10,11 @@ use crate::socket::create;
 
 fn one_login() -> Builder {
     Harness::build(1).kinds(&[Kind::Codex])
+}
+
+/// One whose backend is asked over HTTP only.
+fn over_http() -> Builder {
+    one_login().http_only()
 }
 
 fn two_logins() -> Builder {
@@ -153,7 +159,7 @@ async fn a_stream_passes_and_its_quota_is_seen_by_those_who_may() {
 
 #[tokio::test]
 async fn a_gathered_answer_that_ends_badly_is_an_error_with_its_status() {
-    let harness = one_login().start().await;
+    let harness = over_http().start().await;
     for (fault, status, code) in [
         ("fail_in_stream=server_error", 500, "server_error"),
         ("fail_in_stream=invalid_prompt", 400, "invalid_prompt"),
@@ -215,7 +221,7 @@ async fn a_gathered_answer_that_fails_before_its_output_is_made_elsewhere() {
 
 #[tokio::test]
 async fn refusals_come_in_the_words_of_openai() {
-    let harness = one_login().start().await;
+    let harness = over_http().start().await;
     for (fault, status, message) in [
         ("status=400", 400, "Unsupported parameter: harbour"),
         ("status=422", 422, "body.model: Field required"),
@@ -316,8 +322,9 @@ async fn what_a_login_cannot_do_goes_to_an_account_that_can() {
 
 #[tokio::test]
 async fn a_chain_is_refused_where_nothing_is_kept_and_history_is_never_dropped() {
-    let harness = one_login().start().await;
+    let harness = over_http().start().await;
     let first = harness.turn(None).await;
+    let asked = harness.account(0).journal().len();
     let next = harness.post(said("go on", Some(&first.id()))).await;
     assert_eq!(
         (next.status, next.code().as_str()),
@@ -332,7 +339,7 @@ async fn a_chain_is_refused_where_nothing_is_kept_and_history_is_never_dropped()
             .contains("send the whole conversation"),
         "{error}"
     );
-    assert_eq!(harness.account(0).journal().len(), 1);
+    assert_eq!(harness.account(0).journal().len(), asked);
     let only = Reply::of(
         harness
             .http
@@ -435,7 +442,7 @@ async fn a_login_is_added_by_a_command_and_by_the_admin_api() {
 
 #[tokio::test]
 async fn a_chain_over_a_websocket_goes_on_because_its_history_is_held_here() {
-    let harness = one_login().start().await;
+    let harness = over_http().start().await;
     let mut socket = harness.socket().await;
     let mut previous: Option<String> = None;
     for _ in 0..3 {

@@ -16,6 +16,7 @@ mod clients;
 mod clients_websocket;
 mod codex;
 mod codex_login;
+mod codex_websocket;
 mod commands;
 mod crash;
 mod domains;

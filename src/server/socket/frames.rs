@@ -23,7 +23,11 @@ pub(super) fn of_event(whole: &Bytes, event: &Event<'_>, meaning: Meaning, lane:
     if event.data() == b"[DONE]" {
         return None;
     }
-    let data = event.slice_of(whole);
+    of_data(event.slice_of(whole), lane)
+}
+
+/// What goes out for what an event carries. Nothing if it is no text.
+pub(super) fn of_data(data: Bytes, lane: &Lane) -> Option<Utf8Bytes> {
     match lane {
         Lane::Named(name) => Utf8Bytes::try_from(in_lane(&data, name)).ok(),
         _ => Utf8Bytes::try_from(data).ok(),

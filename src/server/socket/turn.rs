@@ -18,6 +18,7 @@ use crate::request::event::Lane;
 use crate::response::Outcome;
 use crate::response::events::{self, Meaning};
 use crate::server::errors;
+use crate::upstream::socket;
 
 /// Answers a request.
 pub(super) async fn answer(talk: &Talk, mut request: Waiting) {
@@ -84,6 +85,10 @@ fn question(talk: &Talk, record: &mut Record, request: &Waiting) -> Result<Box<Q
 /// Passes a stream on, event by event.
 async fn pass(talk: &Talk, lane: &Lane, answer: Answer) {
     let mut keeping = answer.keeping;
+    let metadata = socket::metadata(&answer.headers).filter(|_| !answer.is_of_socket);
+    if let Some(frame) = metadata.and_then(|event| frames::of_data(event, lane)) {
+        talk.send(frame).await;
+    }
     let mut pieces = pin!(answer.body.into_stream());
     while let Some(piece) = pieces.next().await {
         let Ok(piece) = piece else {
