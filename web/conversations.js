@@ -67,15 +67,32 @@ async function list(main) {
   return { title: "Conversations", refresh };
 }
 
+/** Turns that are shown at first, and that are added when a person asks for earlier ones. */
+const TURNS = 300;
+
 async function one(main, id) {
-  const draw = async () => {
-    const { conversation, turns } = await api.get(`conversations/${encodeURIComponent(id)}`);
+  let turns = [], conversation = null, shown = TURNS;
+  const read = async () => {
+    // What has ended stays as it is: only what comes after it is read again.
+    const open = turns.findIndex(({ outcome }) => outcome === "open" || outcome === "queued");
+    const known = open < 0 ? [...turns] : turns.slice(0, open);
+    let after = known.at(-1)?.request_id;
+    do {
+      const page = await api.get(`conversations/${encodeURIComponent(id)}`, { after_id: after });
+      conversation = page.conversation;
+      known.push(...page.turns);
+      after = page.next_after_id;
+    } while (after);
+    turns = known;
     let before = null;
     for (const turn of turns) {
       turn.cameFrom = before && turn.account && before !== turn.account ? before : null;
       before = turn.account ?? before;
     }
+  };
+  const draw = () => {
     const accounts = [...new Set(turns.map((turn) => turn.account))].sort();
+    const earlier = turns.length - shown;
     main.replaceChildren(
       h("header", { class: "title" }, h("h1", {}, "Conversation ", h("code", {}, conversation.conversation_id)), downloads(`conversations/${conversation.conversation_id}`, {})),
       summary(conversation),
@@ -83,10 +100,15 @@ async function one(main, id) {
         h("header", {}, h("h2", { id: "turns-chart" }, "Tokens in, turn by turn"),
           h("span", { class: "hint" }, accounts.map((account, index) => [h("i", { class: `swatch c${index % 8}` }), `${account ?? "none"} `]), h("i", { class: "key-line" }), "share of cached tokens")),
         picture(turns, accounts)),
-      table("Turns", turnColumns(), turns, { address: (row) => row.request_id, rowClass: (row) => (row.cameFrom ? "moved" : null) }));
+      ...(earlier > 0 ? [h("p", { class: "next" }, h("button", { type: "button", onclick: () => { shown += TURNS; draw(); } }, "Show earlier turns"), h("span", { class: "hint" }, ` ${write.number(earlier)} more`))] : []),
+      table("Turns", turnColumns(), turns.slice(-shown), { address: (row) => row.request_id, rowClass: (row) => (row.cameFrom ? "moved" : null) }));
   };
-  await draw();
-  return { title: "Conversation", refresh: draw };
+  const refresh = async () => {
+    await read();
+    draw();
+  };
+  await refresh();
+  return { title: "Conversation", refresh };
 }
 
 function summary(conversation) {
@@ -96,7 +118,7 @@ function summary(conversation) {
     tile("Account", write.text(conversation.account), `asked by ${write.text(conversation.client_key)}`),
     tile("Tokens in", write.compact(conversation.input_tokens), `${write.compact(conversation.output_tokens)} out`),
     tile("Cached", write.percent(conversation.cached_percent), `${write.compact(conversation.cached_tokens)} tokens`),
-    tile("Cost", write.money(conversation.cost), `${write.money(conversation.cost_saved)} saved by the cache`),
+    tile("Cost", write.money(conversation.cost), conversation.cost === null ? "no price is known" : `${write.money(conversation.cost_saved)} saved by the cache`),
     tile("Moves", write.number(conversation.moves), `${write.compact(conversation.lost_tokens ?? 0)} cached tokens lost${conversation.cost_lost === null ? "" : `, ${write.money(conversation.cost_lost)}`}`));
 }
 

@@ -146,7 +146,7 @@ pub(super) fn conversation(args: &ConversationArgs, config: &Config) -> anyhow::
         }
     };
     let rows = match id {
-        Some(id) => history::turns(&connection, &id, 0)?,
+        Some(id) => history::all_turns(&connection, &id, 0)?,
         None => Rows::default(),
     };
     anyhow::ensure!(

@@ -166,13 +166,34 @@ pub fn conversation_of_old_response(connection: &Connection, id: &str) -> Result
     Ok(connection.query_row(query, [id], |row| row.get(0)).optional()?)
 }
 
-/// The turns of a conversation after a request, oldest first.
+/// The turns of a conversation after a request, oldest first, and no more than a page of them.
 ///
 /// # Errors
 /// If the database cannot be read.
 pub fn turns(connection: &Connection, conversation: &str, after_id: i64) -> Result<Rows, StoreError> {
     let turns = include_str!("../../sql/queries/conversation_turns.sql");
     rows(connection, turns, (conversation, after_id, limits::PAGE_ROWS_MAX))
+}
+
+/// All turns of a conversation after a request, oldest first.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn all_turns(connection: &Connection, conversation: &str, mut after_id: i64) -> Result<Rows, StoreError> {
+    let mut all = Rows::default();
+    loop {
+        let page = turns(connection, conversation, after_id)?;
+        let is_full = page.rows.len() == limits::PAGE_ROWS_MAX as usize;
+        let id = page.columns.iter().position(|column| column == "request_id");
+        let last = page.rows.last().zip(id);
+        let last = last.and_then(|(row, id)| row[id].as_i64());
+        all.columns = page.columns;
+        all.rows.extend(page.rows);
+        match last.filter(|_| is_full) {
+            Some(last) => after_id = last,
+            None => return Ok(all),
+        }
+    }
 }
 
 /// One line about a conversation, or nothing if there is none.

@@ -15,6 +15,7 @@ use moorage::account::Kind;
 use serde_json::{Value, json};
 
 use crate::harness::{Harness, KEY, PATIENCE, Reply, said, write_private};
+use crate::history::long_conversation;
 
 const TAB: &str = "\u{e004}";
 const ENTER: &str = "\u{e007}";
@@ -457,6 +458,23 @@ async fn what_happens_appears_by_itself() {
     browser
         .until("document.querySelector('#live').textContent == 'idle'")
         .await;
+    browser.close(&[]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and axe-core; .ci/run installs them"]
+async fn a_long_conversation_is_followed_at_its_end() {
+    let harness = Harness::build(1).start().await;
+    let id = long_conversation(&harness, 1400);
+    let browser = Browser::logged_in(&harness).await;
+    browser.go(&format!("/?view=conversations&id={id}")).await;
+    let rows = "document.querySelectorAll('tbody tr')";
+    browser.until(&format!("{rows}.length == 300")).await;
+    assert!(browser.text(".tiles").await.contains("1,400"));
+    assert!(browser.text("tbody tr:last-child").await.contains("1,400"));
+    browser.click(".next button").await;
+    browser.until(&format!("{rows}.length == 600")).await;
+    browser.picture("long-conversation").await;
     browser.close(&[]).await;
 }
 

@@ -420,3 +420,44 @@ async fn metrics_have_the_names_and_units_that_prometheus_wants() {
         "{text}"
     );
 }
+
+/// Rows of a conversation of many turns, each with as many tokens in as its number.
+pub fn long_conversation(harness: &Harness, turns: usize) -> String {
+    let conversation = "0198c1f2-0000-7000-8000-000000000001";
+    harness.query(&format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {turns}),
+           begin(ms) AS (SELECT unixepoch('now') * 1000 - 3600000)
+         INSERT INTO requests (id, started_at_ms, ended_at_ms, endpoint, transport, outcome, account_id, conversation_id, input_tokens, cached_tokens, output_tokens)
+         SELECT (ms + i) * 1024, ms + i, ms + i + 1, '/responses', 'sse', 'completed', 1, '{conversation}', i, i / 2, 1 FROM n, begin"
+    ));
+    conversation.to_owned()
+}
+
+#[tokio::test]
+async fn a_conversation_of_thousands_of_turns_is_told_whole() {
+    let harness = Harness::over(1).await;
+    let id = long_conversation(&harness, 2500);
+    let printed = harness.run(&["conversation", &id, "--json"]);
+    let turns: Vec<Value> = serde_json::from_str(&printed).unwrap();
+    let tokens: Vec<i64> = turns
+        .iter()
+        .map(|turn| turn["input_tokens"].as_i64().unwrap())
+        .collect();
+    assert_eq!(tokens, (1..=2500).collect::<Vec<i64>>());
+    let path = format!("/admin/api/v1/conversations/{id}?format=csv");
+    let csv = String::from_utf8(ask(&harness, &path).await.body).unwrap();
+    assert_eq!(csv.lines().count(), 1 + 2500);
+    // JSON comes in pages.
+    let (mut after, mut told) = (0, 0);
+    loop {
+        let path = format!("/admin/api/v1/conversations/{id}?after_id={after}");
+        let page = get(&harness, &path).await;
+        told += page["turns"].as_array().unwrap().len();
+        assert!(told <= 2500);
+        match page["next_after_id"].as_i64() {
+            Some(next) => after = next,
+            None => break,
+        }
+    }
+    assert_eq!(told, 2500);
+}

@@ -404,10 +404,13 @@ async fn conversation(
         let Some(conversation) = history::conversation(connection, &id)? else {
             return Ok(Shown::Nothing);
         };
-        let turns = history::turns(connection, &id, query.after_id.unwrap_or(0))?;
+        let after_id = query.after_id.unwrap_or(0);
         if query.format == Some(Format::Csv) {
+            // It has no place to say where to go on.
+            let turns = history::all_turns(connection, &id, after_id)?;
             return Ok(Shown::Csv(turns, "conversation"));
         }
+        let turns = history::turns(connection, &id, after_id)?;
         let turns = turns.objects();
         let is_full = turns.len() == limits::PAGE_ROWS_MAX as usize;
         let last_id = turns.last().map(|turn| turn["request_id"].clone());
