@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+use moorage::account::Kind;
 use serde_json::{Value, json};
 
 use crate::clients::{beside, installed};
@@ -90,6 +91,41 @@ async fn codex_holds_a_session_over_websocket() {
 #[ignore = "needs @openai/codex from npm; .ci/run installs it"]
 async fn codex_holds_a_session_over_websocket_with_accounts_that_speak_http_only() {
     a_session(Harness::build(3).http_only()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs @openai/codex from npm; .ci/run installs it"]
+async fn codex_holds_a_session_over_the_websockets_of_chatgpt_logins() {
+    a_session(logins(3)).await;
+}
+
+fn logins(number: usize) -> Builder {
+    Harness::build(number).kinds(&vec![Kind::Codex; number])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs @openai/codex from npm; .ci/run installs it"]
+async fn codex_goes_on_with_another_login_when_its_plan_is_used_up_in_the_middle() {
+    let harness = logins(2).start().await;
+    let home = codex_home(&harness);
+    let running = codex(&home, &["--skip-git-repo-check", LONG_CALL])
+        .spawn()
+        .unwrap();
+    let before = eventually("the call of the tool", || {
+        let calls = turns(&harness);
+        (calls.len() >= 2 && calls[1]["outcome"] == "completed").then_some(calls)
+    })
+    .await;
+    let limited = harness.named(before[1]["account"].as_str().unwrap());
+    limited.use_up(std::time::Duration::from_secs(3600));
+    let output = running.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let all = turns(&harness);
+    let last = all.last().unwrap();
+    assert_eq!(last["outcome"], "completed", "{all:?}");
+    assert_ne!(last["account"], limited.name());
+    assert_eq!(last["conversation_id"], all[0]["conversation_id"], "{all:?}");
+    assert!(ran(&harness), "the output of the tool was lost");
 }
 
 /// A command that takes long enough for something to happen meanwhile.
