@@ -452,9 +452,6 @@ pub const WAL_WAIT_BYTES: u64 = 4 * WAL_BYTES;
 /// the log goes on growing, and they are waited for again when it has grown by half.
 pub const WAL_WAIT: Duration = Duration::from_millis(250);
 
-/// Commits between two looks at the size of the write-ahead log.
-pub const WAL_LOOK_COMMITS: u32 = 32;
-
 /// Pages that a copy of the database takes in one step: a mebibyte, after which it can be stopped and
 /// says how far it is.
 pub const BACKUP_STEP_PAGES: i32 = 256;

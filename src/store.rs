@@ -148,7 +148,7 @@ impl Store {
         recent.written(settling.waiting().iter().map(Remember::as_pair));
         let beside = open_writable(path, durability)?;
         let thread = |source| StoreError::Thread { source };
-        let checkpoints = Checkpoints::start(path, &connection, beside)?;
+        let checkpoints = Checkpoints::start(&connection, beside)?;
         let looking = (0..limits::LOOKS).map(|_| open_looking(path));
         let looking: Vec<Connection> = looking.collect::<Result<_, _>>()?;
         Ok(Store {

@@ -9,7 +9,7 @@
 //! is cut with a short wait for those who read just then: whoever begins meanwhile finds all in the
 //! database and is not in the way.
 
-use std::path::{Path, PathBuf};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -24,11 +24,17 @@ const IDLE: u8 = 0;
 const RUNS: u8 = 1;
 const DONE: u8 = 2;
 
+thread_local! {
+    /// The pages that are in the log since it was begun anew, after the last commit of this thread. Its
+    /// file says nothing about that: to write over what is there costs less than to make it longer, so
+    /// it is not cut each time.
+    static PAGES: Cell<u64> = const { Cell::new(0) };
+}
+
 /// The writer's side.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
-    log: PathBuf,
-    commits: u32,
+    page_bytes: u64,
     /// The size of the log from which those who read are waited for.
     wait_bytes: u64,
     state: Arc<AtomicU8>,
@@ -38,14 +44,14 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     /// Takes the checkpoints over from `writer`. `beside` is another connection to its database.
-    pub(super) fn start(
-        path: &Path,
-        writer: &Connection,
-        beside: Connection,
-    ) -> Result<Checkpoints, StoreError> {
+    pub(super) fn start(writer: &Connection, beside: Connection) -> Result<Checkpoints, StoreError> {
         writer.pragma_update(None, "wal_autocheckpoint", 0)?;
-        let mut log = path.as_os_str().to_owned();
-        log.push("-wal");
+        // SQLite calls this on the thread that commits.
+        writer.wal_hook(Some(|_, pages| {
+            PAGES.set(u64::try_from(pages).unwrap_or(0));
+            Ok(())
+        }));
+        let page_bytes = writer.query_row("PRAGMA page_size", [], |row| row.get::<_, u32>(0))?;
         let (begin, begins) = channel();
         let state = Arc::new(AtomicU8::new(IDLE));
         let done = state.clone();
@@ -59,8 +65,7 @@ impl Checkpoints {
             })
             .map_err(|source| StoreError::Thread { source })?;
         Ok(Checkpoints {
-            log: log.into(),
-            commits: 0,
+            page_bytes: page_bytes.into(),
             wait_bytes: limits::WAL_WAIT_BYTES,
             state,
             begin: Some(begin),
@@ -68,15 +73,8 @@ impl Checkpoints {
         })
     }
 
-    /// After a commit of much: the log may have grown by a large part of its size.
-    pub(super) fn committed_much(&mut self, writer: &Connection) {
-        self.commits = limits::WAL_LOOK_COMMITS;
-        self.committed(writer);
-    }
-
-    /// After a commit of the writer.
+    /// After a commit of the writer, on its thread.
     pub(super) fn committed(&mut self, writer: &Connection) {
-        self.commits += 1;
         match self.state.load(Ordering::Acquire) {
             DONE => {
                 let is_nearly_done = write_back(writer);
@@ -86,21 +84,17 @@ impl Checkpoints {
                 }
                 self.state.store(IDLE, Ordering::Relaxed);
             }
-            IDLE if self.commits >= limits::WAL_LOOK_COMMITS => {
-                self.commits = 0;
-                if self.log_bytes() >= limits::WAL_BYTES {
-                    self.state.store(RUNS, Ordering::Relaxed);
-                    self.begin.as_ref().map(|begin| begin.send(()));
-                } else {
-                    self.wait_bytes = limits::WAL_WAIT_BYTES;
-                }
+            IDLE if self.log_bytes() >= limits::WAL_BYTES => {
+                self.state.store(RUNS, Ordering::Relaxed);
+                self.begin.as_ref().map(|begin| begin.send(()));
             }
+            IDLE => self.wait_bytes = limits::WAL_WAIT_BYTES,
             _ => {}
         }
     }
 
     fn log_bytes(&self) -> u64 {
-        std::fs::metadata(&self.log).map_or(0, |log| log.len())
+        PAGES.get() * self.page_bytes
     }
 
     /// Begins the log anew, with a bounded wait for those who read from it. Where somebody stays, as one
@@ -148,6 +142,7 @@ fn write_back(connection: &Connection) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::atomic::{AtomicBool, AtomicU64};
 
     use super::*;
@@ -157,7 +152,7 @@ mod tests {
     fn largest_log(path: &Path) -> u64 {
         let open = || open_writable(path, Durability::Process).unwrap();
         let writer = open();
-        let mut checkpoints = Checkpoints::start(path, &writer, open()).unwrap();
+        let mut checkpoints = Checkpoints::start(&writer, open()).unwrap();
         let (mut largest, mut before, mut begun_anew) = (0, 0, 0);
         let mut commits = 0;
         while begun_anew < 3 {
@@ -176,6 +171,8 @@ mod tests {
             assert!(commits < 100_000, "the log grew to {size} bytes");
         }
         drop(checkpoints);
+        let log = std::fs::metadata(path.with_extension("db-wal")).unwrap();
+        assert!(log.len() <= largest, "what was long is cut: {} bytes", log.len());
         let rows: i64 = writer
             .query_row("SELECT count(*) FROM settings", [], |row| row.get(0))
             .unwrap();
@@ -227,7 +224,7 @@ mod tests {
         let path = folder.path().join("m.db");
         let open = || open_writable(&path, Durability::Process).unwrap();
         let writer = open();
-        let mut checkpoints = Checkpoints::start(&path, &writer, open()).unwrap();
+        let mut checkpoints = Checkpoints::start(&writer, open()).unwrap();
         let stays = open();
         let moment = stays.unchecked_transaction().unwrap();
         moment
@@ -246,9 +243,8 @@ mod tests {
         drop(moment);
         assert!(write_back(&writer));
         checkpoints.cut(&writer, 2250, true);
-        assert_eq!(
-            (checkpoints.wait_bytes, checkpoints.log_bytes()),
-            (limits::WAL_WAIT_BYTES, 0)
-        );
+        assert_eq!(checkpoints.wait_bytes, limits::WAL_WAIT_BYTES);
+        let log = std::fs::metadata(folder.path().join("m.db-wal")).unwrap();
+        assert_eq!(log.len(), 0);
     }
 }

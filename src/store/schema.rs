@@ -83,8 +83,8 @@ pub(super) fn prepare(connection: &mut Connection, durability: Durability) -> Re
         Durability::Full => "FULL",
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
-    // The log is cut when it begins anew: its size says how much there is to write back.
-    connection.pragma_update(None, "journal_size_limit", 0)?;
+    // A log that has become longer than it should is cut when it begins anew.
+    connection.pragma_update(None, "journal_size_limit", limits::WAL_BYTES.cast_signed())?;
     connection.set_prepared_statement_cache_capacity(64);
     // A migration may make a table anew that others point at: they must not be told meanwhile.
     connection.pragma_update(None, "foreign_keys", false)?;

@@ -134,17 +134,22 @@ impl Settling {
 }
 
 fn settle(connection: &Connection, references: &BTreeMap<Digest, Owner>) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached(include_str!("../../sql/queries/settle_reference.sql"))?;
+    let mut first = connection.prepare_cached(include_str!("../../sql/queries/settle_reference.sql"))?;
+    let mut again = connection.prepare_cached(include_str!("../../sql/queries/settle_again.sql"))?;
     for (digest, owner) in references {
         let conversation = owner.conversation.0.as_bytes();
-        let settled = statement.execute(params![
+        let columns = params![
             digest,
             owner.account.0,
             conversation,
             owner.expires_at_ms,
             owner.detour_since_ms,
             owner.connection.map(|connection| connection.0)
-        ]);
+        ];
+        let settled = match first.execute(columns) {
+            Ok(0) => again.execute(columns),
+            settled => settled,
+        };
         match settled {
             Err(error) if is_refusal(&error) => tell_refusal(&error),
             settled => drop(settled?),

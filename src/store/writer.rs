@@ -355,7 +355,7 @@ impl WriterThread {
                 done.send(folded.map_err(StoreError::from)).ok();
             }
         }
-        self.checkpoints.committed_much(&self.connection);
+        self.checkpoints.committed(&self.connection);
     }
 
     fn write(&mut self, works: Vec<(Work, Option<Done<()>>)>) {
@@ -440,7 +440,7 @@ impl WriterThread {
             for work in self.backlog.drain(..count).collect::<Vec<_>>() {
                 self.publish(&work);
             }
-            self.checkpoints.committed_much(&self.connection);
+            self.checkpoints.committed(&self.connection);
         }
         if locked(&self.trouble).take().is_some() {
             tracing::info!("the database can be written again, and what had waited is written");
