@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::clock::now_ms;
 use crate::config::{Config, ConfigError, OnStoreFailure};
 use crate::exchange::logins::Ended;
-use crate::exchange::{Gateway, HttpOnly, Kept, Models, Settings, TurnStates, Unfound, models};
+use crate::exchange::{Connections, Gateway, HttpOnly, Kept, Models, Settings, TurnStates, Unfound, models};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -149,6 +149,7 @@ impl App {
             unfound: Unfound::default(),
             http_only: HttpOnly::default(),
             turn_states: TurnStates::default(),
+            connections: Connections::default(),
             kept: Kept::default(),
             stopping: watch::Sender::new(false),
         };

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
 use tokio::sync::watch;
 
-use crate::affinity::{self, Accounts, ReferenceKind, Terms};
+use crate::affinity::{self, Accounts, ConnectionId, ReferenceKind, Terms};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::limits;
@@ -47,6 +47,7 @@ use answer::Answer;
 pub use asking::{Unfound, is_anyones};
 use attempt::Attempt;
 pub use codex::TurnStates;
+pub use connection::Connections;
 use connection::{Keeping, OnConnection};
 pub use kept::Kept;
 pub use models::Models;
@@ -79,6 +80,8 @@ pub struct Gateway {
     pub http_only: HttpOnly,
     /// Whose the states of turns are.
     pub turn_states: TurnStates,
+    /// The clients' WebSockets.
+    pub connections: Connections,
     /// The connections that are kept for clients over HTTP.
     pub kept: Kept,
     /// Set when the gateway is told to stop.
@@ -375,6 +378,11 @@ impl Gateway {
     /// Rows that end from now on keep these prices; those that are written keep theirs.
     pub fn replace_prices(&self, prices: Prices) {
         *self.prices.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(prices);
+    }
+
+    /// Whether a connection that holds responses is open: a client's, or one to an account.
+    pub(super) fn has_connection(&self, id: ConnectionId) -> bool {
+        self.connections.has(id) || self.upstream.has_socket(id)
     }
 
     /// Whether the gateway has been told to stop.

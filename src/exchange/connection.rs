@@ -10,7 +10,7 @@
 //! written out in full when the next request follows it. It ends with the connection, and is never
 //! written down.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +21,22 @@ use crate::affinity::ConnectionId;
 use crate::request::event::{ClientEvent, History, Lane};
 use crate::response::events::Event;
 use crate::upstream::socket::Socket;
+
+/// The clients' WebSockets that are open.
+#[derive(Debug, Default, Clone)]
+pub struct Connections(Arc<Mutex<HashSet<ConnectionId>>>);
+
+impl Connections {
+    fn ids(&self) -> MutexGuard<'_, HashSet<ConnectionId>> {
+        // A set is whole between any two calls.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this one is open.
+    pub(super) fn has(&self, id: ConnectionId) -> bool {
+        self.ids().contains(&id)
+    }
+}
 
 /// A client's WebSocket.
 #[derive(Debug)]
@@ -33,6 +49,13 @@ pub struct Connection {
     history_bytes_max: usize,
     /// Its own connections to accounts: one each, shared by its lanes.
     sockets: Mutex<HashMap<AccountId, Arc<Socket>>>,
+    all: Connections,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.all.ids().remove(&self.id);
+    }
 }
 
 /// A response that is held here, with all that came before it.
@@ -53,9 +76,12 @@ pub struct OnConnection {
 
 impl Connection {
     /// A connection that has just begun.
-    pub fn new(history_bytes_max: usize) -> Connection {
+    pub fn new(all: &Connections, history_bytes_max: usize) -> Connection {
+        let id = ConnectionId::new();
+        all.ids().insert(id);
         Connection {
-            id: ConnectionId::new(),
+            id,
+            all: all.clone(),
             held: Mutex::default(),
             sockets: Mutex::default(),
             history_bytes_max,

@@ -4,7 +4,9 @@ use http::HeaderName;
 use serde_json::{Value, json};
 
 use crate::account::Usability;
-use crate::affinity::{self, AccountView, Accounts, Decision, Owner, Plan, Reference, Strip, Terms};
+use crate::affinity::{
+    self, AccountView, Accounts, ConnectionId, Decision, Owner, Plan, Reference, Strip, Terms,
+};
 use crate::error::Error;
 
 use super::references::{self, Located};
@@ -18,7 +20,8 @@ pub async fn explain(gateway: &Gateway, question: &Question) -> Result<Value, Er
     let envelope = read_envelope(question)?;
     let located = references::locate(gateway, question, &envelope).await?;
     let accounts = gateway.view_for(question, &envelope);
-    Ok(explained(question, &located, &accounts))
+    let is_open = |id| Some(gateway.has_connection(id));
+    Ok(explained(question, &located, &accounts, &is_open))
 }
 
 /// Explains a request from a database, with `accounts` for a model in it, and
@@ -40,10 +43,14 @@ pub fn explain_from<E>(
     let references: Vec<Reference> = pointers.iter().map(|pointer| pointer.reference).collect();
     let located = Located::new(pointers, owners(&references)?);
     let accounts = accounts(envelope.model.as_deref())?;
-    Ok(Ok(explained(question, &located, &accounts)))
+    // Only the gateway itself knows its connections.
+    Ok(Ok(explained(question, &located, &accounts, &|_| None)))
 }
 
-fn explained(question: &Question, located: &Located, accounts: &Accounts) -> Value {
+/// Whether a connection is open, where that is known.
+type IsOpen<'a> = &'a dyn Fn(ConnectionId) -> Option<bool>;
+
+fn explained(question: &Question, located: &Located, accounts: &Accounts, is_open: IsOpen<'_>) -> Value {
     let terms = Terms {
         one_scope: question.one_scope,
         without_reasoning: false,
@@ -54,10 +61,10 @@ fn explained(question: &Question, located: &Located, accounts: &Accounts) -> Val
         "decision": word(&plan.decision),
         "account": chosen(&plan.decision, accounts),
         "affinity_by": plan.by.map(|by| by.as_str()),
-        "says": sentence(&plan, located, accounts),
+        "says": sentence(&plan, located, accounts, is_open),
         "stripped": (plan.strip != Strip::Nothing).then_some("reasoning"),
         "reasons": affinity::short(&plan, &located.found, accounts),
-        "references": references_told(&plan, located, accounts),
+        "references": references_told(&plan, located, accounts, is_open),
         "accounts": accounts_told(&plan, accounts),
     })
 }
@@ -83,10 +90,15 @@ fn chosen<'a>(decision: &Decision, accounts: &'a Accounts) -> Option<&'a str> {
     accounts.name(first)
 }
 
-fn sentence(plan: &Plan, located: &Located, accounts: &Accounts) -> String {
+fn sentence(plan: &Plan, located: &Located, accounts: &Accounts, is_open: IsOpen<'_>) -> String {
     let by = plan.by.map_or("nothing", |by| by.as_str());
     let account = chosen(&plan.decision, accounts).unwrap_or("nobody");
-    if let Some((_, id)) = located.on_connection() {
+    if let Some((connection, id)) = located.on_connection() {
+        if is_open(connection) == Some(false) {
+            return format!(
+                "Is refused with previous_response_not_found: the WebSocket that made '{id}' on '{account}' has ended, and only it knew that."
+            );
+        }
         return format!(
             "Goes to '{account}', but only over the WebSocket that made '{id}', and while that lasts; else it is refused with previous_response_not_found."
         );
@@ -125,7 +137,7 @@ fn sentence(plan: &Plan, located: &Located, accounts: &Accounts) -> String {
     }
 }
 
-fn references_told(plan: &Plan, located: &Located, accounts: &Accounts) -> Vec<Value> {
+fn references_told(plan: &Plan, located: &Located, accounts: &Accounts, is_open: IsOpen<'_>) -> Vec<Value> {
     let decides = located
         .found
         .iter()
@@ -143,6 +155,7 @@ fn references_told(plan: &Plan, located: &Located, accounts: &Accounts) -> Vec<V
             "conversation_id": owner.map(|owner| owner.conversation.0),
             "expires_at": owner.and_then(|owner| at(owner.expires_at_ms)),
             "only_on_its_connection": owner.map(|owner| owner.connection.is_some()),
+            "connection_is_open": owner.and_then(|owner| owner.connection).and_then(is_open),
             "detour_since": owner.and_then(|owner| owner.detour_since_ms).and_then(at),
             "decides": Some(position) == decides,
         })

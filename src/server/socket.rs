@@ -117,7 +117,7 @@ impl Talk {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let most = front.request_body_bytes_max;
         Talk {
-            connection: Arc::new(Connection::new(most)),
+            connection: Arc::new(Connection::new(&front.gateway.connections, most)),
             headers,
             out,
             out_room: Arc::new(Semaphore::new(limits::SOCKET_OUT_BYTES as usize)),

@@ -4,7 +4,7 @@
 //! Open is no success: an account that is spent says so at the upgrade, or in its first event. Both
 //! are made into what the same account would have answered over HTTP.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,43 +46,51 @@ const CONNECTION_LIMIT: &str = "websocket_connection_limit_reached";
 
 type Stream = WebSocketStream<TokioIo<Upgraded>>;
 
-/// How many WebSockets are open, by account.
+/// The WebSockets that are open or about to be, by account.
 #[derive(Debug, Default, Clone)]
-pub struct OpenSockets(Arc<Mutex<HashMap<AccountId, usize>>>);
+pub struct OpenSockets(Arc<Mutex<HashMap<AccountId, HashSet<ConnectionId>>>>);
 
 /// The place of one among them. It is given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     all: OpenSockets,
     account: AccountId,
+    id: ConnectionId,
 }
 
 impl OpenSockets {
-    fn counts(&self) -> MutexGuard<'_, HashMap<AccountId, usize>> {
+    fn ids(&self) -> MutexGuard<'_, HashMap<AccountId, HashSet<ConnectionId>>> {
+        // A map is whole between any two calls.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place for one more, if there is room.
     pub(super) fn take(&self, account: AccountId) -> Option<Place> {
-        let mut counts = self.counts();
-        let count = counts.entry(account).or_default();
-        (*count < limits::SOCKETS_PER_ACCOUNT_MAX).then(|| {
-            *count += 1;
+        let mut ids = self.ids();
+        let of_account = ids.entry(account).or_default();
+        (of_account.len() < limits::SOCKETS_PER_ACCOUNT_MAX).then(|| {
+            let id = ConnectionId::new();
+            of_account.insert(id);
             Place {
                 all: self.clone(),
                 account,
+                id,
             }
         })
+    }
+
+    fn has(&self, id: ConnectionId) -> bool {
+        self.ids().values().any(|ids| ids.contains(&id))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.all.counts();
-        if let Some(count) = counts.get_mut(&self.account) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.account);
+        let mut ids = self.all.ids();
+        if let Some(of_account) = ids.get_mut(&self.account) {
+            of_account.remove(&self.id);
+            if of_account.is_empty() {
+                ids.remove(&self.account);
             }
         }
     }
@@ -102,6 +110,11 @@ pub enum Opened {
 }
 
 impl Upstream {
+    /// Whether a WebSocket to an account is open.
+    pub fn has_socket(&self, id: ConnectionId) -> bool {
+        self.sockets.has(id)
+    }
+
     /// Opens a WebSocket to an account with its credential.
     ///
     /// # Errors
@@ -300,9 +313,10 @@ impl Socket {
                 WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(config)).await;
             let (outgoing, frames) = mpsc::channel(limits::SOCKET_FRAMES_MAX);
             let shared = Arc::new(Shared::default());
+            let id = place.id;
             tokio::spawn(carry(stream, frames, shared.clone(), ping, place));
             Arc::new(Socket {
-                id: ConnectionId::new(),
+                id,
                 account,
                 opened: Instant::now(),
                 outgoing,

@@ -41,4 +41,5 @@ mod simulated_codex;
 mod store;
 mod streaming;
 mod websocket;
+mod websocket_silence;
 mod websocket_upstream;
