@@ -519,7 +519,11 @@ pub const PAGE_ROWS_MAX: u32 = 1000;
 /// page has what was found, and says where to go on.
 pub const LIST_LOOKS_MAX: u32 = 10_000;
 
-/// The same for a list of conversations, where each look asks an index.
+/// Pages that are looked through for a list as CSV: some seconds, behind everybody else, for what is rare
+/// among two million rows. At it: the list has what was found, and ends.
+pub const CSV_PAGES_MAX: u32 = 200;
+
+/// As [`LIST_LOOKS_MAX`] for a list of conversations, where each look asks an index.
 pub const LIST_CONVERSATION_LOOKS_MAX: u32 = 5_000;
 
 /// Steps of a range of time in the admin API, as bars on the page. At it: 400, `too_many_steps`.

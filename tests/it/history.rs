@@ -461,3 +461,18 @@ async fn a_conversation_of_thousands_of_turns_is_told_whole() {
     }
     assert_eq!(told, 2500);
 }
+
+#[tokio::test]
+async fn what_is_rare_is_in_the_list_as_csv_however_far_back_it_is() {
+    let harness = Harness::over(1).await;
+    long_conversation(&harness, 25_000);
+    harness.query("UPDATE requests SET outcome = 'failed', error_code = iif(id = (SELECT min(id) FROM requests), 'rare_thing', 'common')");
+    let path = "/admin/api/v1/requests?error=rare_thing&count=1000";
+    let page = get(&harness, path).await;
+    assert_eq!(page["requests"], json!([]));
+    assert!(page["next_before_id"].is_i64());
+    let csv = ask(&harness, &format!("{path}&format=csv")).await;
+    let csv = String::from_utf8(csv.body).unwrap();
+    assert_eq!(csv.lines().count(), 2, "{csv}");
+    assert!(csv.contains("rare_thing"));
+}

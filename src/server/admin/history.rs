@@ -359,10 +359,10 @@ async fn list(front: &Front, query: ListQuery, name: &'static str, search: Searc
         Err(message) => return errors::invalid_parameter(&message),
     };
     let read = move |connection: &Connection| {
-        let page = search(connection, &wanted, count)?;
         if format == Some(Format::Csv) {
-            return Ok(Shown::Csv(page.rows, name));
+            return Ok(Shown::Csv(searched(connection, search, wanted, count)?, name));
         }
+        let page = search(connection, &wanted, count)?;
         Ok(Shown::Json(json!({
             name: page.rows.objects(),
             "next_before_id": page.next_before_id,
@@ -371,6 +371,27 @@ async fn list(front: &Front, query: ListQuery, name: &'static str, search: Searc
         })))
     };
     answer(front, read).await
+}
+
+/// As many lines as are asked for, from however many pages: CSV has no place to say where to go on.
+fn searched(
+    connection: &Connection,
+    search: Search,
+    mut wanted: Wanted,
+    count: usize,
+) -> Result<Rows, StoreError> {
+    let mut all = search(connection, &wanted, count)?;
+    for _ in 1..limits::CSV_PAGES_MAX {
+        let missing = count - all.rows.rows.len();
+        let Some(before_id) = all.next_before_id.filter(|_| missing > 0) else {
+            break;
+        };
+        wanted.before_id = Some(before_id);
+        let more = search(connection, &wanted, missing)?;
+        all.rows.rows.extend(more.rows.rows);
+        all.next_before_id = more.next_before_id;
+    }
+    Ok(all.rows)
 }
 
 /// A request with all that is kept of it.
