@@ -345,7 +345,7 @@ pub fn unreadable(error: Unreadable) -> Error {
 /// What one connection alone holds goes with it. On a WebSocket an account that cannot serve is told
 /// in the same way: nobody else can go on with it, and such a client can send all of it again.
 fn told_on_connection(error: Error, question: &Question, held: Option<&Held>, record: &mut Record) -> Error {
-    let is_lost = matches!((&error, held), (Error::Unreachable { .. }, Some(Held::There(_))));
+    let is_lost = matches!(error, Error::PreviousResponseNotFound(_)) && held.is_some();
     let limited = matches!(error, Error::CoolingDown { .. } | Error::Unavailable { .. });
     let is_over = limited && held.is_some() && question.on.is_some();
     match record.row().previous_response_id.clone() {

@@ -469,7 +469,10 @@ async fn ask_upstreams(
         let what = format!("{} at {}", account.name, account.base_url);
         let answer = match upstream.send(&account, models).await {
             Ok(answer) => answer,
-            Err(SendError::NotSent(reason) | SendError::Unanswered(reason)) => {
+            // The last of them is said of chains only; none is asked for here.
+            Err(
+                SendError::NotSent(reason) | SendError::Unanswered(reason) | SendError::Forgotten(reason),
+            ) => {
                 let to_do = "look at the address, the network, and whether a proxy is needed";
                 findings.wrong("online", &format!("{what}: {reason}"), to_do);
                 continue;

@@ -174,6 +174,14 @@ fn not_answered(account: Arc<Account>, error: SendError) -> Failed {
                 reason,
             },
         ),
+        // Nobody's fault, and nobody else can do better.
+        SendError::Forgotten(id) => (
+            Failure::Refused {
+                status: StatusCode::BAD_REQUEST.as_u16(),
+                about_account: false,
+            },
+            Error::PreviousResponseNotFound(id),
+        ),
         SendError::LoginEnded(code) => return login_ended(account, code),
     };
     Failed {

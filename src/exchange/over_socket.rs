@@ -55,12 +55,15 @@ pub(super) async fn send(gateway: &Gateway, account: &Account, asked: OverSocket
         (answer, Some(id))
     };
     if let Some(line) = asked.held_by {
+        let forgotten = || SendError::Forgotten(asked.follows.clone().unwrap_or_default());
         // Another account of the same state domain does not have what one connection alone holds.
         if line.socket.account != account.id {
-            let reason = "it is held by a connection to another account".to_owned();
-            return (Err(SendError::NotSent(reason)), None);
+            return (Err(forgotten()), None);
         }
-        return ask(line).await;
+        return match ask(line).await {
+            (Err(SendError::NotSent(_)), _) => (Err(forgotten()), None),
+            sent => sent,
+        };
     }
     if let Some(line) = asked.place.open(gateway, account) {
         match ask(line).await {

@@ -45,6 +45,8 @@ pub(super) struct OverSocket {
     pub(super) headers: HeaderMap,
     /// The connection that alone can go on with it.
     pub(super) held_by: Option<OnLine>,
+    /// The response that it goes on from.
+    pub(super) follows: Option<String>,
     /// Whether it begins a chain with instructions of ours.
     pub(super) is_instructed: bool,
     /// How it goes where the account knows no WebSocket; nothing where that is no help.
@@ -223,6 +225,7 @@ impl Setting<'_> {
             event,
             headers,
             held_by,
+            follows: self.envelope.previous_response_id.clone(),
             is_instructed,
             otherwise,
         }))

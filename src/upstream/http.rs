@@ -67,6 +67,8 @@ pub enum SendError {
     Unanswered(String),
     /// No head in time.
     Timeout,
+    /// The connection that alone could go on with this response was lost: nothing was sent.
+    Forgotten(String),
     /// The account's login has ended: nothing was sent, and a person must log in again. Why, as a code.
     LoginEnded(String),
     /// The account's login cannot be used now: nothing was sent.

@@ -399,17 +399,16 @@ impl Socket {
     }
 
     /// What was said with the upgrade, for whoever asks first.
-    fn greeting(&self) -> HeaderMap {
-        let greeting = self
+    fn greeting(&self) -> Option<HeaderMap> {
+        let mut headers = self
             .greeting
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let mut headers = greeting.unwrap_or_default();
+            .take()?;
         for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT] {
             headers.remove(name);
         }
-        headers
+        Some(headers)
     }
 
     fn begin(self: &Arc<Socket>, lane: Lane, turn: Option<Turn>) -> SocketAnswer {
@@ -447,7 +446,9 @@ pub struct SocketAnswer {
 impl SocketAnswer {
     /// The head of an answer, made of the first events.
     async fn first(mut self: SocketAnswer) -> Result<Incoming, SendError> {
-        let mut headers = self.socket.greeting();
+        let greeting = self.socket.greeting();
+        let is_first = greeting.is_some();
+        let mut headers = greeting.unwrap_or_default();
         if self.turn.is_none() {
             // Whoever speaks WebSocket hears of the state of the turn in an event.
             self.ready.extend(metadata(&headers));
@@ -460,7 +461,9 @@ impl SocketAnswer {
             if let Some(refused) = refused(&frame, meaning) {
                 self.has_ended = true;
                 self.socket.shared.lanes().remove(&self.lane);
-                if refused.is_connection_limit {
+                // A credential is that of the upgrade: an old one says nothing about the account's.
+                let is_outdated = refused.incoming.status == StatusCode::UNAUTHORIZED && !is_first;
+                if refused.is_connection_limit || is_outdated {
                     self.socket.shared.close();
                     return Err(SendError::NotSent(
                         "the connection has lived as long as it may".to_owned(),

@@ -402,6 +402,35 @@ async fn an_access_token_that_is_refused_at_the_upgrade_is_renewed_and_asked_wit
 }
 
 #[tokio::test]
+async fn a_token_that_ends_while_its_connection_is_open_ends_the_connection_and_not_the_login() {
+    let harness = logins(1).start().await;
+    let outdated = || harness.account(0).script("status=401".parse().unwrap());
+    let mut socket = harness.socket().await;
+    let first = socket.turn(unstored("one", None)).await;
+    outdated();
+    let refused = socket.refusal(unstored("two", Some(&first.id()))).await;
+    assert_eq!(refused["error"]["code"], "previous_response_not_found");
+    socket.turn(unstored("all of it", None)).await;
+    outdated();
+    let turn = socket.turn(unstored("something else", None)).await;
+    assert_eq!(
+        turn.account(),
+        "sim-a",
+        "it was asked again over a new connection"
+    );
+
+    let first = harness.turn(None).await;
+    outdated();
+    let refused = harness.post(said("go on", Some(&first.id()))).await;
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (400, "previous_response_not_found")
+    );
+    let standing = harness.query("SELECT status FROM accounts_now");
+    assert_eq!(standing[0]["status"], "active");
+}
+
+#[tokio::test]
 async fn the_state_of_a_turn_reaches_websocket_clients_and_goes_back_to_its_account_only() {
     for builder in [logins(2), logins(2).http_only()] {
         let harness = builder.start().await;
