@@ -1,5 +1,6 @@
 //! The specification: the real binary, real sockets, a temporary database, simulated accounts.
 
+mod browser;
 mod harness;
 mod raw;
 mod socket;
@@ -10,7 +11,6 @@ mod affinity;
 mod agreement;
 mod attacks;
 mod backup;
-mod browser;
 mod bytes_pass;
 mod clients;
 mod clients_websocket;
@@ -32,6 +32,7 @@ mod lists;
 mod live;
 mod models;
 mod page;
+mod page_in_a_browser;
 mod pool;
 mod references;
 mod secrets;
