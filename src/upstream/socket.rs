@@ -4,6 +4,7 @@
 //! Open is no success: an account that is spent says so at the upgrade, or in its first event. Both
 //! are made into what the same account would have answered over HTTP.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -427,6 +428,7 @@ impl Socket {
             frames: received,
             ready: VecDeque::new(),
             has_ended: false,
+            names_events: turn.is_some(),
             turn,
         }
     }
@@ -440,6 +442,8 @@ pub struct SocketAnswer {
     frames: mpsc::Receiver<Bytes>,
     ready: VecDeque<Bytes>,
     has_ended: bool,
+    /// Whether it becomes a stream over HTTP, whose events say of what type they are.
+    names_events: bool,
     turn: Option<Turn>,
 }
 
@@ -512,7 +516,10 @@ impl SocketAnswer {
             self.socket.shared.lanes().remove(&self.lane);
             self.turn = None;
         }
-        Some(Ok(as_stream_event(&frame)))
+        Some(Ok(as_stream_event(
+            &frame,
+            self.names_events.then(|| event.kind()),
+        )))
     }
 }
 
@@ -567,8 +574,14 @@ fn header_map(told: Option<HashMap<String, serde_json::Value>>) -> HeaderMap {
 }
 
 /// An event as it stands in a stream. A line break within it begins a line of data of its own.
-fn as_stream_event(frame: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(frame.len() + 8);
+fn as_stream_event(frame: &[u8], kind: Option<Cow<'_, [u8]>>) -> Bytes {
+    let kind = kind.filter(|kind| kind.iter().all(u8::is_ascii_graphic));
+    let mut out = BytesMut::with_capacity(frame.len() + 64);
+    if let Some(kind) = kind {
+        out.put_slice(b"event: ");
+        out.put_slice(&kind);
+        out.put_u8(b'\n');
+    }
     for line in frame.split(|byte| *byte == b'\n') {
         out.put_slice(b"data: ");
         out.put_slice(line.strip_suffix(b"\r").unwrap_or(line));

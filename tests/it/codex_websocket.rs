@@ -135,6 +135,8 @@ async fn an_http_client_goes_on_from_a_response_over_the_connection_that_holds_i
     // As over HTTP: what is said about the account stands in the head.
     assert_eq!(second.kinds()[0], "response.created");
     assert!(second.header("x-codex-turn-state").is_some());
+    let text = String::from_utf8_lossy(&second.body);
+    assert!(text.starts_with("event: response.created\ndata: {"), "{text}");
     let third = harness.post(said("And then?", Some(&second.id()))).await;
     let answer = third.json();
     let text = answer["output"][0]["content"][0]["text"].as_str().unwrap();
