@@ -3,6 +3,7 @@
 use super::ReferenceKind::*;
 use super::*;
 use crate::account::{Credential, Kind, StateDomain, Switch};
+use uuid::Uuid;
 
 fn account(id: i64, domain: &str) -> AccountView {
     AccountView {

@@ -4,241 +4,40 @@
 //! Open is no success: an account that is spent says so at the upgrade, or in its first event. Both
 //! are made into what the same account would have answered over HTTP.
 
-use std::borrow::Cow;
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::path::Path;
+mod frames;
+mod upgrade;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use http::header::{
-    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
-    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
-};
-use http::{HeaderMap, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::{HeaderMap, StatusCode};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use super::client::{ClientError, ResponseBody};
-use super::headers::{self, TURN_STATE};
-use super::http::{Incoming, IncomingBody, SendError, Upstream, bearer};
-use super::together::Together;
-use crate::account::{Account, AccountId, Credential, Secret};
+use super::http::{Incoming, IncomingBody, SendError};
+use crate::account::AccountId;
 use crate::affinity::ConnectionId;
 use crate::limits;
 use crate::request::event::Lane;
 use crate::response::Outcome;
 use crate::response::events::{Event, Meaning};
 
-/// The code by which an upstream says that a connection has lived as long as it may.
-const CONNECTION_LIMIT: &str = "websocket_connection_limit_reached";
+pub use frames::metadata;
+use frames::{as_stream_event, headers_in, refused};
+use upgrade::Place;
+pub use upgrade::{OpenSockets, Opened};
 
 type Stream = WebSocketStream<TokioIo<Upgraded>>;
-
-/// The WebSockets that are open or about to be, by account.
-#[derive(Debug, Default, Clone)]
-pub struct OpenSockets(Arc<Mutex<HashMap<AccountId, HashSet<ConnectionId>>>>);
-
-/// The place of one among them. It is given back when it is dropped.
-#[derive(Debug)]
-pub(super) struct Place {
-    all: OpenSockets,
-    account: AccountId,
-    id: ConnectionId,
-}
-
-impl OpenSockets {
-    fn ids(&self) -> MutexGuard<'_, HashMap<AccountId, HashSet<ConnectionId>>> {
-        // A map is whole between any two calls.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A place for one more, if there is room.
-    pub(super) fn take(&self, account: AccountId) -> Option<Place> {
-        let mut ids = self.ids();
-        let of_account = ids.entry(account).or_default();
-        (of_account.len() < limits::SOCKETS_PER_ACCOUNT_MAX).then(|| {
-            let id = ConnectionId::new();
-            of_account.insert(id);
-            Place {
-                all: self.clone(),
-                account,
-                id,
-            }
-        })
-    }
-
-    fn has(&self, id: ConnectionId) -> bool {
-        self.ids().values().any(|ids| ids.contains(&id))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut ids = self.all.ids();
-        if let Some(of_account) = ids.get_mut(&self.account) {
-            of_account.remove(&self.id);
-            if of_account.is_empty() {
-                ids.remove(&self.account);
-            }
-        }
-    }
-}
-
-/// What became of an upgrade.
-#[derive(Debug)]
-pub enum Opened {
-    /// It is open.
-    Socket(Arc<Socket>),
-    /// The account said no: about itself, as it would to any request.
-    Refused(Incoming),
-    /// The account's upstream speaks HTTP only, or cannot be reached by WebSocket from here.
-    HttpOnly,
-    /// There is no room for another, or something failed that says nothing about the account.
-    NotNow,
-}
-
-impl Upstream {
-    /// Whether a WebSocket to an account is open.
-    pub fn has_socket(&self, id: ConnectionId) -> bool {
-        self.sockets.has(id)
-    }
-
-    /// Opens a WebSocket to an account with its credential.
-    ///
-    /// # Errors
-    /// If no answer came.
-    pub async fn open_socket(
-        &self,
-        account: &Account,
-        path: &str,
-        mut headers: HeaderMap,
-    ) -> Result<Opened, SendError> {
-        let Some(place) = self.sockets.take(account.id) else {
-            return Ok(Opened::NotNow);
-        };
-        for name in [CONTENT_TYPE, CONTENT_LENGTH, ACCEPT] {
-            headers.remove(name);
-        }
-        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        let upgrade = Upgrade {
-            address: Uri::try_from(format!("{}{path}", account.base_url))
-                .map_err(|error| SendError::NotSent(error.to_string()))?,
-            headers,
-        };
-        let answered = match &account.credential {
-            Credential::Key(secret) => self.upgrade(&upgrade, secret).await?,
-            Credential::AuthFile(file) => Box::pin(self.upgrade_as(file, upgrade)).await?,
-            Credential::None => return Err(SendError::NotSent("this account has no key".to_owned())),
-        };
-        let Some((response, is_accepted)) = answered else {
-            return Ok(Opened::HttpOnly);
-        };
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(refusal_of_upgrade(response));
-        }
-        if !is_accepted {
-            return Ok(Opened::HttpOnly);
-        }
-        let greeting = response.headers().clone();
-        match hyper::upgrade::on(response).await {
-            Ok(upgraded) => {
-                let socket = Socket::start(upgraded, greeting, account.id, place, self.ping).await;
-                Ok(Opened::Socket(socket))
-            }
-            Err(error) => Err(SendError::NotSent(error.to_string())),
-        }
-    }
-
-    /// Asks with the login of a file; with another where its access token is refused, as over HTTP.
-    async fn upgrade_as(&self, file: &Path, mut upgrade: Upgrade) -> Result<Answered, SendError> {
-        let mut login = self.login(file).await?;
-        let mut tries = 1;
-        loop {
-            headers::identify(&mut upgrade.headers, &login)
-                .map_err(|_| SendError::NotSent("the id of the login is no header value".to_owned()))?;
-            let answered = self.upgrade(&upgrade, &login.access_token).await?;
-            let is_refused = |(response, _): &(Response<ResponseBody>, bool)| {
-                response.status() == StatusCode::UNAUTHORIZED
-            };
-            if !answered.as_ref().is_some_and(is_refused) || tries == limits::LOGIN_TRIES {
-                return Ok(answered);
-            }
-            login = self.login_after_refusal(file, &login).await?;
-            tries += 1;
-        }
-    }
-
-    /// Asks once. `None` if there is no way from here on which an upgrade can be asked for.
-    async fn upgrade(&self, upgrade: &Upgrade, secret: &Secret) -> Result<Answered, SendError> {
-        let key = generate_key();
-        let mut request = Request::new(Empty::new().map_err(|never| match never {}).boxed());
-        *request.uri_mut() = upgrade.address.clone();
-        *request.headers_mut() = upgrade.headers.clone();
-        request.headers_mut().insert(
-            SEC_WEBSOCKET_KEY,
-            HeaderValue::try_from(&key).map_err(|error| SendError::NotSent(error.to_string()))?,
-        );
-        request.headers_mut().insert(AUTHORIZATION, bearer(secret)?);
-        let answered = tokio::time::timeout(limits::SOCKET_HANDSHAKE, self.client.upgrade(request)).await;
-        match answered {
-            Err(_) => Err(SendError::NotSent("the upgrade took too long".to_owned())),
-            Ok(Ok(None)) => Ok(None),
-            Ok(Ok(Some(response))) => {
-                let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT);
-                let expected = derive_accept_key(key.as_bytes());
-                let is_accepted = accepted.map(HeaderValue::as_bytes) == Some(expected.as_bytes());
-                Ok(Some((response, is_accepted)))
-            }
-            // Nothing was asked yet.
-            Ok(Err(ClientError::NotSent(reason) | ClientError::Unanswered(reason))) => {
-                Err(SendError::NotSent(reason))
-            }
-        }
-    }
-}
-
-/// A request for an upgrade, without who asks.
-struct Upgrade {
-    address: Uri,
-    headers: HeaderMap,
-}
-
-/// The answer to an upgrade, and whether its key is the one that was asked for.
-type Answered = Option<(Response<ResponseBody>, bool)>;
-
-/// An upstream that knows no upgrade says so in one of many ways; what is about the account is like
-/// any other answer of it.
-fn refusal_of_upgrade(response: Response<ResponseBody>) -> Opened {
-    let status = response.status();
-    match status.as_u16() {
-        // About the account: over HTTP it would say the same.
-        401 | 402 | 429 => {}
-        // A fault, or somebody in between: HTTP tells what it is.
-        403 | 408 | 409 | 500 | 502.. => return Opened::NotNow,
-        _ => return Opened::HttpOnly,
-    }
-    let (head, body) = response.into_parts();
-    Opened::Refused(Incoming {
-        status: head.status,
-        headers: head.headers,
-        body: IncomingBody::Http(Together::new(body)),
-    })
-}
 
 /// An open WebSocket to an account. It is closed when nobody holds it any more.
 #[derive(Debug)]
@@ -297,7 +96,7 @@ impl Shared {
 
 impl Socket {
     /// Takes an upgraded connection over.
-    pub(super) fn start(
+    fn start(
         upgraded: Upgraded,
         greeting: HeaderMap,
         account: AccountId,
@@ -537,103 +336,6 @@ impl Drop for SocketAnswer {
             self.socket.shared.close();
         }
     }
-}
-
-/// The event that tells on a WebSocket what these headers say about the state of the turn.
-pub fn metadata(headers: &HeaderMap) -> Option<Bytes> {
-    let state = headers.get(TURN_STATE)?.to_str().ok()?;
-    let told = serde_json::json!({ TURN_STATE.as_str(): state });
-    let event = serde_json::json!({ "type": "response.metadata", "headers": told });
-    Some(event.to_string().into())
-}
-
-/// What an upstream would have said over HTTP in the head of its answer: `response.metadata`.
-fn headers_in(frame: &[u8], meaning: Meaning) -> HeaderMap {
-    #[derive(Deserialize)]
-    struct Metadata {
-        headers: HashMap<String, serde_json::Value>,
-    }
-    if meaning != Meaning::Unknown || Event::of(frame).kind().as_ref() != b"response.metadata" {
-        return HeaderMap::new();
-    }
-    let metadata: Option<Metadata> = serde_json::from_slice(frame).ok();
-    header_map(metadata.map(|metadata| metadata.headers))
-}
-
-/// Headers as an event tells them. What is none is left out.
-fn header_map(told: Option<HashMap<String, serde_json::Value>>) -> HeaderMap {
-    let told = told.into_iter().flatten().filter(|(_, value)| !value.is_null());
-    told.filter_map(|(name, value)| {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        Some((
-            HeaderName::try_from(name).ok()?,
-            HeaderValue::try_from(text).ok()?,
-        ))
-    })
-    .collect()
-}
-
-/// An event as it stands in a stream. A line break within it begins a line of data of its own.
-fn as_stream_event(frame: &[u8], kind: Option<Cow<'_, [u8]>>) -> Bytes {
-    let kind = kind.filter(|kind| kind.iter().all(u8::is_ascii_graphic));
-    let mut out = BytesMut::with_capacity(frame.len() + 64);
-    if let Some(kind) = kind {
-        out.put_slice(b"event: ");
-        out.put_slice(&kind);
-        out.put_u8(b'\n');
-    }
-    for line in frame.split(|byte| *byte == b'\n') {
-        out.put_slice(b"data: ");
-        out.put_slice(line.strip_suffix(b"\r").unwrap_or(line));
-        out.put_u8(b'\n');
-    }
-    out.put_u8(b'\n');
-    out.freeze()
-}
-
-struct Refused {
-    incoming: Incoming,
-    is_connection_limit: bool,
-}
-
-/// An error that came instead of an answer. One without a status is an event like others.
-fn refused(whole: &[u8], meaning: Meaning) -> Option<Refused> {
-    #[derive(Deserialize)]
-    struct ErrorFrame<'a> {
-        #[serde(alias = "status_code")]
-        status: u16,
-        #[serde(borrow)]
-        error: Option<&'a RawValue>,
-        #[serde(default)]
-        headers: Option<HashMap<String, serde_json::Value>>,
-    }
-    #[derive(Deserialize)]
-    struct Code {
-        code: Option<String>,
-    }
-    if !matches!(meaning, Meaning::End(_)) {
-        return None;
-    }
-    let frame: ErrorFrame<'_> = serde_json::from_slice(whole).ok()?;
-    let status = StatusCode::from_u16(frame.status)
-        .ok()
-        .filter(|status| !status.is_success())?;
-    let error = frame.error.map(RawValue::get);
-    let code: Option<Code> = error.and_then(|error| serde_json::from_str(error).ok());
-    let body = match error {
-        Some(error) => format!("{{\"error\":{error}}}").into(),
-        None => Bytes::copy_from_slice(whole),
-    };
-    let mut headers = header_map(frame.headers);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Some(Refused {
-        is_connection_limit: code.and_then(|error| error.code).as_deref() == Some(CONNECTION_LIMIT),
-        incoming: Incoming {
-            status,
-            headers,
-            body: IncomingBody::Whole(Some(body)),
-        },
-    })
 }
 
 /// Carries events both ways until one side ends, or nobody holds the connection any more.
