@@ -202,7 +202,7 @@ async fn a_gateway_that_is_gone_is_told_and_the_page_goes_on_when_it_is_back() {
     browser
         .until("document.querySelector('#live').textContent.includes('does not answer')")
         .await;
-    // What was there stays; what is asked for now cannot be shown, and says so.
+    // What was there stays; what is asked for meanwhile cannot be shown, and says so.
     assert_eq!(
         browser.js("document.querySelectorAll('a.bar').length > 0").await,
         true
