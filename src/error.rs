@@ -14,6 +14,12 @@ pub enum Error {
     /// No usable client key came with the request.
     #[error("no valid client key")]
     UnknownKey,
+    /// No usable client key came, as too often before from the same address.
+    #[error("too many requests without a valid client key")]
+    TooManyWrongKeys {
+        /// Until it is told again that the key is wrong.
+        retry_after: Duration,
+    },
     /// The client key has expired.
     #[error("the client key has expired")]
     KeyExpired,

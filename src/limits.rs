@@ -302,6 +302,18 @@ pub const WRONG_ADMIN_KEYS_WAIT: Duration = Duration::from_secs(60);
 /// and if there are none, everybody unknown waits.
 pub const WRONG_ADMIN_KEYS_ADDRESSES: usize = 4096;
 
+/// Requests without a valid client key that one address may send in [`WRONG_CLIENT_KEYS_WINDOW`] for a
+/// row each. A client that was set up wrongly tries a few times. At it: 429 with `Retry-After`, and no
+/// row; whoever has a valid key is served all the same.
+pub const WRONG_CLIENT_KEYS: u32 = 20;
+
+/// See [`WRONG_CLIENT_KEYS`]. It begins with the first of them.
+pub const WRONG_CLIENT_KEYS_WINDOW: Duration = Duration::from_secs(60);
+
+/// Addresses whose wrong client keys are counted. At it: those whose time is over are forgotten, and if
+/// there are none, a wrong key of any other gets 429.
+pub const WRONG_CLIENT_KEYS_ADDRESSES: usize = 4096;
+
 /// The body of a request to the admin API. They are small forms. Larger: 413.
 pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 

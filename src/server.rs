@@ -16,14 +16,18 @@ mod v1;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderMap;
+
+use crate::error::Error;
 use crate::exchange::Gateway;
+use crate::exchange::client::Client;
 use crate::store::seal::KeySource;
 
 pub use listen::{Bounds, Server};
 pub use router::{Routes, routes};
 pub use tls::Tls;
 
-use door::Door;
+use door::{Door, Peer};
 use keys::Keys;
 
 /// What the handlers share.
@@ -47,4 +51,15 @@ pub struct Front {
     pub socket_ping: Duration,
     /// Whether answers say how they were routed.
     pub routing_headers: bool,
+}
+
+impl Front {
+    /// Whose client key a request has.
+    ///
+    /// # Errors
+    /// If it has no valid one.
+    fn key_of(&self, headers: &HeaderMap, peer: Peer) -> Result<Arc<Client>, Error> {
+        let known = self.keys.identify(headers);
+        known.ok_or_else(|| self.door.strangers.refuse(peer))
+    }
 }

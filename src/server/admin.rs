@@ -68,7 +68,7 @@ pub(super) fn metrics_router(front: &Front) -> Router<Front> {
 /// Lets in whoever has the admin key, or is logged in and asks from this server's own page.
 async fn guard(State(front): State<Front>, request: Request, next: Next) -> Response {
     if let Some(presented) = super::keys::presented(request.headers()) {
-        return match check_key(&front, Peer::of(&request), presented) {
+        return match check_key(&front, Peer::of(request.extensions()), presented) {
             None => next.run(request).await,
             Some(refused) => refused,
         };

@@ -1,6 +1,8 @@
 //! Who may come in through the page and the admin API: under which names, from whose pages, and
 //! how often somebody may be wrong about the key.
 
+mod strangers;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,12 +10,14 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
 use super::{Front, errors};
 use crate::limits;
+
+pub use strangers::Strangers;
 
 /// The address at the other end of a connection, put into each of its requests. What a header says
 /// about it is never believed.
@@ -22,8 +26,8 @@ pub struct Peer(pub IpAddr);
 
 impl Peer {
     /// Who sent a request; this machine where there is no address.
-    pub fn of(request: &Request) -> Peer {
-        let peer = request.extensions().get::<Peer>();
+    pub fn of(request: &Extensions) -> Peer {
+        let peer = request.get::<Peer>();
         peer.copied().unwrap_or(Peer(IpAddr::V4(Ipv4Addr::LOCALHOST)))
     }
 
@@ -45,6 +49,8 @@ pub struct Door {
     allowed_hosts: Vec<String>,
     allowed_origins: Vec<String>,
     wrong: Mutex<HashMap<IpAddr, Wrong>>,
+    /// Those who come to `/v1` without a valid client key.
+    pub(super) strangers: Strangers,
 }
 
 /// How often somebody was wrong about the key.
@@ -66,6 +72,7 @@ impl Door {
                 .collect(),
             allowed_origins,
             wrong: Mutex::default(),
+            strangers: Strangers::default(),
         }
     }
 

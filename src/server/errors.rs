@@ -60,7 +60,9 @@ pub fn told(error: &Error) -> Told {
 
 fn retry_after(error: &Error) -> Option<Duration> {
     match error {
-        Error::CoolingDown { retry_after, .. } => Some(*retry_after),
+        Error::CoolingDown { retry_after, .. } | Error::TooManyWrongKeys { retry_after } => {
+            Some(*retry_after)
+        }
         Error::Busy { .. } | Error::KeyBusy(_) => Some(Duration::from_secs(1)),
         Error::BudgetSpent { until_ms, now_ms, .. } => {
             let wait_ms = until_ms.saturating_sub(*now_ms);
@@ -74,6 +76,7 @@ fn retry_after(error: &Error) -> Option<Duration> {
 fn describe(error: &Error) -> (u16, &'static str, &'static str, String) {
     match error {
         Error::UnknownKey => (401, INVALID_REQUEST, "invalid_api_key", "The key is not a client key of this Moorage. Make one with: moorage key add NAME".into()),
+        Error::TooManyWrongKeys { .. } => (429, "rate_limit_error", "too_many_wrong_keys", "The key is not a client key of this Moorage, and too many such requests came from this address. Make one with: moorage key add NAME".into()),
         Error::KeyExpired => (401, INVALID_REQUEST, "key_expired", "This client key of Moorage has expired. Ask for a new one.".into()),
         Error::ModelNotAllowed(model) => (403, INVALID_REQUEST, "model_not_allowed", format!("This client key may not ask for the model '{model}'.")),
         Error::KeyBusy(most) => (429, "rate_limit_error", "key_busy", format!("This client key may run {most} requests at once, and does.")),

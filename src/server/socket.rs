@@ -21,9 +21,9 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
+use super::door::Peer;
 use super::listen::Seat;
 use super::{Front, errors};
-use crate::error::Error;
 use crate::exchange::Record;
 use crate::exchange::connection::Connection;
 use crate::limits;
@@ -49,6 +49,7 @@ struct Talk {
     front: Front,
     /// Those of the handshake: they belong to each of its requests.
     headers: HeaderMap,
+    peer: Peer,
     connection: Arc<Connection>,
     out: mpsc::Sender<Outgoing>,
     /// For what waits to be written, in bytes.
@@ -80,8 +81,9 @@ pub(super) async fn upgrade(front: Front, request: Request) -> Response {
     let (mut head, _) = request.into_parts();
     let record = Record::open(&front.gateway, "/responses");
     // Whoever may not ask now is told so at each request: a refused upgrade ends Codex's turn for good.
-    if front.keys.identify(&head.headers).is_none() {
-        return super::v1::refused(&front, Error::UnknownKey, record).await;
+    let peer = Peer::of(&head.extensions);
+    if let Err(error) = front.key_of(&head.headers, peer) {
+        return super::v1::refused(&front, error, record).await;
     }
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut head, &()).await else {
         record.withdraw();
@@ -105,20 +107,21 @@ pub(super) async fn upgrade(front: Front, request: Request) -> Response {
         .write_buffer_size(limits::SOCKET_READ_BYTES)
         .on_upgrade(async move |socket| {
             let (out, frames) = mpsc::channel(limits::SOCKET_FRAMES_MAX);
-            let talk = Talk::new(front, headers, out);
+            let talk = Talk::new(front, headers, peer, out);
             Box::pin(serve(socket, talk, frames)).await;
             drop(seat);
         })
 }
 
 impl Talk {
-    fn new(front: Front, mut headers: HeaderMap, out: mpsc::Sender<Outgoing>) -> Talk {
+    fn new(front: Front, mut headers: HeaderMap, peer: Peer, out: mpsc::Sender<Outgoing>) -> Talk {
         // Each request of it is a body of its own.
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let most = front.request_body_bytes_max;
         Talk {
             connection: Arc::new(Connection::new(&front.gateway.connections, most)),
             headers,
+            peer,
             out,
             out_room: Arc::new(Semaphore::new(limits::SOCKET_OUT_BYTES as usize)),
             in_flight: Semaphore::new(limits::SOCKET_IN_FLIGHT_MAX),

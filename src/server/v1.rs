@@ -1,5 +1,6 @@
 //! `/v1/…`: everything that the accounts answer.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 
 use axum::body::Body;
@@ -20,6 +21,7 @@ use crate::exchange::{self, Content, Question, Record, Routing, lists, models};
 use crate::limits;
 use crate::request::endpoint::{Endpoint, Role};
 
+use super::door::Peer;
 use super::{Front, body, errors, form, socket};
 
 /// Answers a request whose body may be compressed: it is read as what it stands for. An encoding that
@@ -50,11 +52,11 @@ async fn answer_plain(front: Front, request: Request<Body>) -> Response {
         };
     }
     let path = head.uri.path().strip_prefix("/v1").unwrap_or_default();
-    let Some(endpoint) = Endpoint::of(&head.method, path) else {
-        let record = Record::open(&front.gateway, "/*");
-        return refused(&front, Error::NoSuchPath, record).await;
-    };
-    let mut record = Record::open(&front.gateway, endpoint.name.clone());
+    let endpoint = Endpoint::of(&head.method, path);
+    let name = endpoint
+        .as_ref()
+        .map_or(Cow::Borrowed("/*"), |known| known.name.clone());
+    let mut record = Record::open(&front.gateway, name);
     let question = match question(&front, &mut record, endpoint, head, body).await {
         Ok(question) => question,
         Err(error) => return refused(&front, error, record).await,
@@ -86,12 +88,13 @@ async fn answer_plain(front: Front, request: Request<Body>) -> Response {
 async fn question(
     front: &Front,
     record: &mut Record,
-    endpoint: Endpoint,
+    endpoint: Option<Endpoint>,
     head: request::Parts,
     body: Body,
 ) -> Result<Box<Question>, Error> {
-    let key = front.keys.identify(&head.headers).ok_or(Error::UnknownKey)?;
+    let key = front.key_of(&head.headers, Peer::of(&head.extensions))?;
     record.asked_by(&key)?;
+    let endpoint = endpoint.ok_or(Error::NoSuchPath)?;
     let body = match passes(&endpoint, &head.headers) {
         true => {
             Box::pin(form::read(
@@ -170,6 +173,10 @@ fn answered(front: &Front, answer: Answer) -> Response {
 
 pub(super) async fn refused(front: &Front, error: Error, record: Record) -> Response {
     let told = errors::told(&error);
+    if let Error::TooManyWrongKeys { .. } = error {
+        record.withdraw();
+        return told.into_response();
+    }
     let routing = record.routing();
     record.refuse(&error, told.status.as_u16(), told.code).await;
     let mut response = told.into_response();

@@ -180,6 +180,69 @@ async fn guessing_the_admin_key_is_slowed_down_for_the_guesser_and_for_nobody_el
 }
 
 #[tokio::test]
+async fn wrong_client_keys_cost_a_bounded_number_of_rows_and_lock_nobody_out() {
+    let harness = Harness::over(1).await;
+    let url = format!("{}/v1/responses", harness.gateway.url());
+    let most = usize::try_from(moorage::limits::WRONG_CLIENT_KEYS).unwrap();
+    let from = |address: &str| {
+        let from: IpAddr = address.parse().unwrap();
+        reqwest::Client::builder().local_address(from).build().unwrap()
+    };
+    let guesser = from("127.0.0.2");
+    let guess = |key: &str| guesser.post(&url).bearer_auth(key).json(&said("hi", None));
+    for number in 0..most {
+        let reply = Reply::of(guess(&format!("mk-guess-{number}"))).await;
+        assert_eq!((reply.status, reply.code().as_str()), (401, "invalid_api_key"));
+    }
+    let further = [
+        guess("mk-guess-more"),
+        guesser.get(format!("{url}/%ff")),
+        guess("mk-guess-more").header("x-forwarded-for", "10.1.1.1"),
+        guesser
+            .get(&url)
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket"),
+    ];
+    for request in further {
+        let reply = Reply::of(request).await;
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (429, "too_many_wrong_keys")
+        );
+        let wait: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=60).contains(&wait), "{reply:?}");
+        assert_eq!(reply.header("x-moorage-request-id"), None);
+    }
+    // Behind a router or a reverse proxy this may be somebody else.
+    assert_eq!(Reply::of(guess(KEY)).await.status, 200);
+    let elsewhere = from("127.0.0.1").post(&url).bearer_auth("mk-guess-more");
+    assert_eq!(Reply::of(elsewhere.body("{}")).await.status, 401);
+
+    let rows = "SELECT count(*) AS n FROM turns WHERE error_code = 'invalid_api_key' AND outcome = 'refused'";
+    eventually("a row for each that was told 401", || {
+        (harness.query(rows)[0]["n"] == most + 1).then_some(())
+    })
+    .await;
+    assert_eq!(
+        harness.query("SELECT count(*) AS n FROM requests")[0]["n"],
+        most + 2
+    );
+    let metrics = harness.http.get(format!("{}/metrics", harness.gateway.url()));
+    let metrics = Reply::of(metrics.bearer_auth(&harness.admin_key)).await;
+    let counted = format!("moorage_wrong_client_keys_total {}", most + 5);
+    let text = String::from_utf8(metrics.body).unwrap();
+    assert!(text.lines().any(|line| line == counted), "{text}");
+    let log = harness.log();
+    let warnings = log.lines().filter(|line| line.contains("wrong client keys"));
+    assert_eq!(
+        warnings.filter(|line| line.contains("127.0.0.2")).count(),
+        1,
+        "{log}"
+    );
+    assert!(!log.contains("mk-guess"), "{log}");
+}
+
+#[tokio::test]
 async fn paths_that_mean_something_else_are_refused() {
     let harness = Harness::over(1).await;
     let key = &harness.admin_key;

@@ -139,6 +139,13 @@ fn of_now(registry: &mut Registry, front: &Front) {
         "Limits that accounts have met since the start",
         cooldowns,
     );
+    let wrong_client_keys = Counter::<u64>::default();
+    wrong_client_keys.inc_by(front.door.strangers.count());
+    registry.register(
+        "wrong_client_keys",
+        "Requests without a valid client key since the start",
+        wrong_client_keys,
+    );
     registry.register("open_exchanges", "Requests that run", gauge(metrics.open_count()));
     registry.register(
         "store_writable",

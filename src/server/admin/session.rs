@@ -28,7 +28,7 @@ pub(super) async fn begin(State(front): State<Front>, request: Request) -> Respo
     if !is_of_own_page(request.headers(), request.uri(), false) {
         return errors::not_admin();
     }
-    let peer = Peer::of(&request);
+    let peer = Peer::of(request.extensions());
     let login: Login = match read_json(request).await {
         Ok(login) => login,
         Err(refused) => return refused,

@@ -38,12 +38,9 @@ pub(super) async fn answer(talk: &Talk, mut request: Waiting) {
 /// Answers a message that is no request, or none that can be run. It leaves a row all the same.
 pub(super) async fn refuse(talk: &Talk, lane: &Lane, error: Error) {
     let mut record = opened(talk);
-    if let Some(key) = talk.front.keys.identify(&talk.headers)
-        && let Err(error) = record.asked_by(&key)
-    {
-        return tell(talk, lane, error, record).await;
-    }
-    tell(talk, lane, error, record).await;
+    let key = talk.front.key_of(&talk.headers, talk.peer);
+    let admitted = key.and_then(|key| record.asked_by(&key));
+    tell(talk, lane, admitted.err().unwrap_or(error), record).await;
 }
 
 /// The row of a request that has just arrived.
@@ -56,14 +53,17 @@ pub(super) fn opened(talk: &Talk) -> Record {
 
 async fn tell(talk: &Talk, lane: &Lane, error: Error, record: Record) {
     let told = errors::told(&error);
-    record.refuse(&error, told.status.as_u16(), told.code).await;
+    match error {
+        Error::TooManyWrongKeys { .. } => record.withdraw(),
+        _ => record.refuse(&error, told.status.as_u16(), told.code).await,
+    }
     talk.send(frames::of_error(&told, lane)).await;
 }
 
 /// The request as one over HTTP would be. The key may have changed since the handshake.
 fn question(talk: &Talk, record: &mut Record, request: &Waiting) -> Result<Box<Question>, Error> {
     let front = &talk.front;
-    let key = front.keys.identify(&talk.headers).ok_or(Error::UnknownKey)?;
+    let key = front.key_of(&talk.headers, talk.peer)?;
     record.asked_by(&key)?;
     let path = "/responses";
     Ok(Box::new(Question {
