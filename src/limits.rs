@@ -332,8 +332,9 @@ pub const AUTH_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// bounded by [`LOGIN_RENEWAL`]. At it: there is no token now, and the next request tries again.
 pub const AUTH_FILE_LOCK: Duration = Duration::from_secs(30);
 
-/// How often, and after what pause, the file is read again when its refresh token was refused: Codex
-/// CLI takes no lock, and may just be writing what it renewed. After that, the login has ended.
+/// How often, and after what pause, the file is read again when it is half a file, or when its refresh
+/// token was refused: Codex CLI takes no lock, and may just be writing what it renewed. After that, there
+/// is no token now, or the login has ended.
 pub const AUTH_FILE_LOOKS: u32 = 5;
 
 /// See [`AUTH_FILE_LOOKS`].

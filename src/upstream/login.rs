@@ -300,14 +300,30 @@ impl Held {
         Err(NoToken::Ended(code))
     }
 
+    /// Reads the file. One that is in the middle of being written is looked at again: Codex CLI empties it
+    /// before it writes it.
     async fn read(&self) -> Result<Login, NoToken> {
+        for _ in 1..limits::AUTH_FILE_LOOKS {
+            match self.read_once().await? {
+                Err(Unusable::Unreadable(..)) => tokio::time::sleep(limits::AUTH_FILE_LOOK).await,
+                read => return read.map_err(no_login),
+            }
+        }
+        self.read_once().await?.map_err(no_login)
+    }
+
+    async fn read_once(&self) -> Result<Result<Login, Unusable>, NoToken> {
         let path = self.path.clone();
         let read = tokio::task::spawn_blocking(move || auth_file::read(&path));
-        read.await.map_err(not_now)?.map_err(|unusable| match unusable {
-            Unusable::Missing(_) => NoToken::Ended("auth_file_missing".to_owned()),
-            Unusable::NoLogin(_) => NoToken::Ended("no_chatgpt_login".to_owned()),
-            other => NoToken::NotNow(other.to_string()),
-        })
+        read.await.map_err(not_now)
+    }
+}
+
+fn no_login(unusable: Unusable) -> NoToken {
+    match unusable {
+        Unusable::Missing(_) => NoToken::Ended("auth_file_missing".to_owned()),
+        Unusable::NoLogin(_) => NoToken::Ended("no_chatgpt_login".to_owned()),
+        other => NoToken::NotNow(other.to_string()),
     }
 }
 

@@ -134,6 +134,23 @@ async fn what_codex_has_renewed_meanwhile_is_taken_over() {
 }
 
 #[tokio::test]
+async fn a_login_that_is_just_being_written_is_waited_for() {
+    let harness = logged_in(HOUR).await;
+    many(&[&harness.gateway], &harness.http, 1).await;
+    let path = harness.auth_file("sim-a");
+    // Codex CLI empties the file, and then writes it.
+    let new = harness.account(0).log_in(HOUR);
+    std::fs::write(&path, "{\"tokens\":{\"access_to").unwrap();
+    let written = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        write_private(&path, &new);
+    };
+    let gateways = [&harness.gateway];
+    tokio::join!(many(&gateways, &harness.http, 20), written);
+    assert_eq!(harness.account(0).renewals(), 0);
+}
+
+#[tokio::test]
 async fn two_gateways_on_one_file_never_burn_the_login() {
     let harness = logged_in(Duration::ZERO).await;
     let second = tempfile::tempdir().unwrap();
