@@ -22,6 +22,8 @@ type Digest = [u8; 16];
 pub(super) struct Settling {
     /// In the order in which they were committed.
     waiting: Vec<Remember>,
+    /// The number of the last of them in `recent_references`.
+    waiting_to: i64,
     /// Those that settle now, by their digests.
     moving: BTreeMap<Digest, Owner>,
     /// All up to this number of `recent_references` have settled when `moving` is empty.
@@ -44,8 +46,10 @@ impl Settling {
                 },
             })
         })?;
+        let query = include_str!("../../sql/queries/last_recent_reference.sql");
         Ok(Settling {
             waiting: waiting.collect::<Result<_, _>>()?,
+            waiting_to: connection.query_row(query, [], |row| row.get(0))?,
             ..Settling::default()
         })
     }
@@ -55,9 +59,14 @@ impl Settling {
         &self.waiting
     }
 
-    /// Takes note of what was committed.
-    pub(super) fn committed(&mut self, remember: &[Remember]) {
+    /// Takes note of what was committed, in the order of its numbers; `last` is that of the last of it.
+    pub(super) fn committed(&mut self, remember: &[Remember], last: Option<i64>) {
         self.waiting.extend_from_slice(remember);
+        let Some(last) = last else { return };
+        self.waiting_to = last;
+        // Where the last rows were deleted, SQLite gives their numbers again: these have not settled.
+        let before = last - i64::try_from(remember.len()).unwrap_or(0);
+        self.moving_to = self.moving_to.map(|to| to.min(before));
     }
 
     /// Leaves a reference out that is not to be known any more.
@@ -79,7 +88,7 @@ impl Settling {
             while self.moving_to.is_some() {
                 self.step(connection)?;
             }
-            self.begin(connection)?;
+            self.begin();
         }
         self.step(connection)
     }
@@ -87,24 +96,21 @@ impl Settling {
     /// In the sweep: settles a batch of what was there when it began; tells whether there is more.
     pub(super) fn in_sweep(&mut self, connection: &mut Connection, begins: bool) -> rusqlite::Result<bool> {
         if begins && self.moving_to.is_none() && !self.waiting.is_empty() {
-            self.begin(connection)?;
+            self.begin();
         }
         self.step(connection)?;
         Ok(self.moving_to.is_some())
     }
 
-    fn begin(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let query = include_str!("../../sql/queries/last_recent_reference.sql");
-        let last = connection
-            .prepare_cached(query)?
-            .query_row([], |row| row.get(0))?;
-        self.moving_to = Some(last);
+    /// All that was taken note of settles. What was committed together with the last of it, and is still
+    /// to be taken note of, stands behind it.
+    fn begin(&mut self) {
+        self.moving_to = Some(self.waiting_to);
         let waiting = self.waiting.drain(..);
         // Of two with the same digest the later one stays.
         self.moving = waiting
             .map(|Remember { digest, owner }| (digest, owner))
             .collect();
-        Ok(())
     }
 
     fn step(&mut self, connection: &mut Connection) -> rusqlite::Result<()> {
@@ -160,8 +166,12 @@ fn settle(connection: &Connection, references: &BTreeMap<Digest, Owner>) -> rusq
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use futures_util::future::join_all;
+
     use super::*;
-    use crate::store::{Durability, open_writable};
+    use crate::store::{Durability, Store, Work, open_writable};
 
     fn remember(n: u64, account: i64) -> Remember {
         Remember {
@@ -194,7 +204,7 @@ mod tests {
                 )
                 .unwrap();
         }
-        settling.committed(references);
+        settling.committed(references, Some(connection.last_insert_rowid()));
     }
 
     fn owners(connection: &Connection, table: &str) -> Vec<(Digest, i64)> {
@@ -286,5 +296,26 @@ mod tests {
         }
         assert!(owners(&connection, "recent_references").is_empty());
         assert_eq!(owners(&connection, "settled_references").len(), many.len());
+    }
+
+    #[tokio::test]
+    async fn what_is_committed_together_with_what_begins_to_settle_stays_written() {
+        let (folder, connection) = database();
+        let path = folder.path().join("m.db");
+        let store = Store::open(&path, Durability::Process, Arc::default()).unwrap();
+        // Handed over at once, so that they are committed in few groups, one of which fills the load.
+        let works = (0..500).map(|work| Work {
+            remember: (0..20).map(|n| remember(work * 20 + n, 1)).collect(),
+            ..Work::default()
+        });
+        join_all(works.map(|work| store.write(work))).await;
+        for n in 0..200 {
+            let work = Work {
+                remember: vec![remember(10_000 + n, 1)],
+                ..Work::default()
+            };
+            store.write(work).await.unwrap();
+        }
+        assert_eq!(owners(&connection, "known_references").len(), 10_200);
     }
 }

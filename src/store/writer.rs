@@ -80,7 +80,9 @@ pub struct Work {
 }
 
 impl Work {
-    fn write(&self, connection: &Connection, fold: Fold) -> rusqlite::Result<()> {
+    /// Gives the number of the last of its references.
+    fn write(&self, connection: &Connection, fold: Fold) -> rusqlite::Result<Option<i64>> {
+        let mut last = None;
         if !self.remember.is_empty() {
             let mut statement =
                 connection.prepare_cached(include_str!("../../sql/queries/remember_reference.sql"))?;
@@ -95,6 +97,7 @@ impl Work {
                     owner.connection.map(|connection| connection.0)
                 ])?;
             }
+            last = Some(connection.last_insert_rowid());
         }
         if let Some(digest) = &self.forget {
             for query in [
@@ -136,7 +139,7 @@ impl Work {
                 statement.execute(params![changed.account.0, quota.to_json()])?;
             }
         }
-        Ok(())
+        Ok(last)
     }
 
     fn remembered(&self) -> impl Iterator<Item = (&[u8; 16], &Owner)> {
@@ -366,9 +369,9 @@ impl WriterThread {
         if self.backlog.is_empty() {
             let begin = Instant::now();
             match commit(&mut self.connection, works.iter().map(|(work, _)| work)) {
-                Ok(()) => {
+                Ok(numbers) => {
                     self.metrics.commit.observe(begin.elapsed().as_secs_f64());
-                    return self.committed(works);
+                    return self.committed(works, &numbers);
                 }
                 Err(error) => self.note_trouble(&error),
             }
@@ -376,9 +379,9 @@ impl WriterThread {
         self.keep(works);
     }
 
-    fn committed(&mut self, works: Vec<(Work, Option<Done<()>>)>) {
-        for (work, done) in works {
-            self.publish(&work);
+    fn committed(&mut self, works: Vec<(Work, Option<Done<()>>)>, numbers: &[Option<i64>]) {
+        for ((work, done), last) in works.into_iter().zip(numbers) {
+            self.publish(&work, *last);
             if let Some(done) = done {
                 done.send(Ok(())).ok();
             }
@@ -394,8 +397,8 @@ impl WriterThread {
         }
     }
 
-    fn publish(&mut self, work: &Work) {
-        self.settling.committed(&work.remember);
+    fn publish(&mut self, work: &Work, last: Option<i64>) {
+        self.settling.committed(&work.remember, last);
         self.recent.written(work.remembered());
         if let Some(digest) = &work.forget {
             self.settling.forget(digest);
@@ -434,11 +437,12 @@ impl WriterThread {
     fn try_backlog(&mut self) {
         while !self.backlog.is_empty() {
             let count = self.backlog.len().min(limits::WRITER_GROUP_MAX);
-            if let Err(error) = commit(&mut self.connection, self.backlog.range(..count)) {
-                return self.note_trouble(&error);
-            }
-            for work in self.backlog.drain(..count).collect::<Vec<_>>() {
-                self.publish(&work);
+            let numbers = match commit(&mut self.connection, self.backlog.range(..count)) {
+                Ok(numbers) => numbers,
+                Err(error) => return self.note_trouble(&error),
+            };
+            for (work, last) in self.backlog.drain(..count).zip(numbers).collect::<Vec<_>>() {
+                self.publish(&work, last);
             }
             self.checkpoints.committed(&self.connection);
         }
@@ -461,18 +465,27 @@ impl WriterThread {
 }
 
 /// One transaction for all. A piece of work that the schema refuses is left out and told in the
-/// log; an error of the file or its lock fails the whole group.
-fn commit<'a>(connection: &mut Connection, works: impl Iterator<Item = &'a Work>) -> rusqlite::Result<()> {
+/// log; an error of the file or its lock fails the whole group. Gives for each piece the number of the
+/// last of its references.
+fn commit<'a>(
+    connection: &mut Connection,
+    works: impl ExactSizeIterator<Item = &'a Work>,
+) -> rusqlite::Result<Vec<Option<i64>>> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let fold = Fold::read(&transaction)?;
+    let mut numbers = Vec::with_capacity(works.len());
     for work in works {
-        match work.write(&transaction, fold) {
-            Ok(()) => {}
-            Err(error) if is_refusal(&error) => tell_refusal(&error),
+        numbers.push(match work.write(&transaction, fold) {
+            Ok(last) => last,
+            Err(error) if is_refusal(&error) => {
+                tell_refusal(&error);
+                None
+            }
             Err(error) => return Err(error),
-        }
+        });
     }
-    transaction.commit()
+    transaction.commit()?;
+    Ok(numbers)
 }
 
 /// The schema refuses what is to be written, and would again.
