@@ -15,15 +15,10 @@ use crate::store::client_keys::{ClientKey, Spent};
 pub struct Client {
     /// The key, as the database has it.
     pub key: ClientKey,
-    /// Shared with the same key as it was before it was changed.
-    used: Arc<Used>,
-}
-
-/// What a key has used.
-#[derive(Debug, Default)]
-struct Used {
-    running: AtomicU32,
-    spent: Mutex<Periods>,
+    /// How many requests run. Shared with the same key as it was before it was changed, as is:
+    running: Arc<AtomicU32>,
+    /// What it has spent.
+    spent: Arc<Mutex<Periods>>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -100,18 +95,21 @@ impl Client {
         };
         Client {
             key,
-            used: Arc::new(Used {
-                running: AtomicU32::new(0),
-                spent: Mutex::new(periods),
-            }),
+            running: Arc::default(),
+            spent: Arc::new(Mutex::new(periods)),
         }
     }
 
-    /// The same key after a person has changed it: what runs goes on, and what was spent stays so.
-    pub fn changed(&self, key: ClientKey) -> Client {
+    /// The same key after a person has changed it, as it was just read: what runs goes on, and what was
+    /// spent stays so, if it was counted.
+    pub fn changed(&self, read: Client) -> Client {
         Client {
-            key,
-            used: self.used.clone(),
+            running: self.running.clone(),
+            spent: match Client::has_budget(&self.key) {
+                true => self.spent.clone(),
+                false => read.spent,
+            },
+            key: read.key,
         }
     }
 
@@ -132,7 +130,7 @@ impl Client {
             return Err(Error::KeyExpired);
         }
         self.check_budget(now_ms)?;
-        let running = self.used.running.fetch_add(1, Ordering::Relaxed);
+        let running = self.running.fetch_add(1, Ordering::Relaxed);
         let place = Place { client: self.clone() };
         match self.key.bounds.max_concurrent {
             Some(most) if running >= most => Err(Error::KeyBusy(most)),
@@ -171,7 +169,7 @@ impl Client {
 
     fn spent(&self) -> MutexGuard<'_, Periods> {
         // It is whole between any two calls.
-        self.used.spent.lock().unwrap_or_else(PoisonError::into_inner)
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts what a request has used.
@@ -229,7 +227,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.client.used.running.fetch_sub(1, Ordering::Relaxed);
+        self.client.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -253,14 +251,13 @@ mod tests {
         }
     }
 
-    fn client(bounds: KeyBounds) -> Arc<Client> {
+    fn read(bounds: KeyBounds) -> Client {
         let calendar = Calendar::at(now_ms());
-        Arc::new(Client::new(
-            key(bounds),
-            calendar,
-            Spent::default(),
-            Spent::default(),
-        ))
+        Client::new(key(bounds), calendar, Spent::default(), Spent::default())
+    }
+
+    fn client(bounds: KeyBounds) -> Arc<Client> {
+        Arc::new(read(bounds))
     }
 
     fn tokens(tokens: i64) -> Spent {
@@ -336,7 +333,7 @@ mod tests {
         });
         let place = client.admit().unwrap();
         assert!(matches!(client.admit(), Err(Error::KeyBusy(1))));
-        let changed = Arc::new(client.changed(client.key.clone()));
+        let changed = Arc::new(client.changed(read(client.key.bounds.clone())));
         assert!(changed.admit().is_err());
         drop(place);
         assert!(changed.admit().is_ok());

@@ -37,9 +37,9 @@ impl Keys {
             let same = before
                 .clients
                 .values()
-                .find(|before| before.key.id == client.key.id && Client::has_budget(&before.key));
+                .find(|before| before.key.id == client.key.id);
             match same {
-                Some(before) => before.changed(client.key),
+                Some(before) => before.changed(client),
                 None => client,
             }
         };

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use super::Tls;
 use super::door::Peer;
 use super::router::{Routes, answer};
+use crate::limits;
 
 /// The bounds of a server.
 #[derive(Debug, Clone, Copy)]
@@ -33,8 +34,21 @@ pub struct Bounds {
 
 /// The place of a connection among all. It is free when the last clone is dropped.
 #[derive(Debug, Clone)]
-pub(super) struct Seat {
-    _place: Arc<OwnedSemaphorePermit>,
+pub(super) struct Seat(Arc<Taken>);
+
+#[derive(Debug)]
+struct Taken {
+    _place: OwnedSemaphorePermit,
+    cut: watch::Receiver<bool>,
+}
+
+impl Seat {
+    /// Waits until what still runs is cut: a connection that was upgraded has to look for that itself.
+    pub(super) async fn is_cut(&self) {
+        let mut cut = self.0.cut.clone();
+        // A server that has ended cuts it, too.
+        cut.wait_for(|cut| *cut).await.ok();
+    }
 }
 
 /// A server that listens but does not serve yet.
@@ -76,6 +90,7 @@ impl Server {
     /// running after it is cut.
     pub async fn serve(self, routes: Routes, stop: impl Future<Output = ()>) {
         let (running, stopping) = watch::channel(());
+        let (cuts, cut) = watch::channel(false);
         let room = Arc::new(Semaphore::new(self.bounds.connections));
         let mut connections = JoinSet::new();
         let routes = Arc::new(routes);
@@ -86,7 +101,11 @@ impl Server {
                 Some(_) = connections.join_next() => continue,
                 () = &mut stop => break,
             };
-            let (stream, peer, seat) = accepted;
+            let (stream, peer, place) = accepted;
+            let seat = Seat(Arc::new(Taken {
+                _place: place,
+                cut: cut.clone(),
+            }));
             let routes = routes.clone();
             let service = service_fn(move |request| answer(routes.clone(), peer, seat.clone(), request));
             let patience = self.bounds.request_head;
@@ -114,8 +133,13 @@ impl Server {
             .is_err()
         {
             tracing::warn!("cutting what still runs");
+            cuts.send_replace(true);
         }
         connections.shutdown().await;
+        // Upgraded connections have written their rows when they have given their seats back.
+        tokio::time::timeout(limits::SOCKET_FAREWELL, room.acquire_many(seats))
+            .await
+            .ok();
     }
 }
 
@@ -150,7 +174,7 @@ fn http1_builder(request_head: Duration) -> http1::Builder {
 }
 
 /// Waits for room, then for a client.
-async fn accept(listener: &TcpListener, room: Arc<Semaphore>) -> (TcpStream, Peer, Seat) {
+async fn accept(listener: &TcpListener, room: Arc<Semaphore>) -> (TcpStream, Peer, OwnedSemaphorePermit) {
     loop {
         let Ok(place) = room.clone().acquire_owned().await else {
             // The semaphore is never closed.
@@ -161,13 +185,7 @@ async fn accept(listener: &TcpListener, room: Arc<Semaphore>) -> (TcpStream, Pee
             Ok((stream, peer)) => {
                 // An event must not wait for the acknowledgement of the one before it.
                 stream.set_nodelay(true).ok();
-                return (
-                    stream,
-                    Peer(peer.ip()),
-                    Seat {
-                        _place: Arc::new(place),
-                    },
-                );
+                return (stream, Peer(peer.ip()), place);
             }
             Err(error) => {
                 // Out of descriptors, mostly: those that end make room.

@@ -108,7 +108,14 @@ pub(super) async fn upgrade(front: Front, request: Request) -> Response {
         .on_upgrade(async move |socket| {
             let (out, frames) = mpsc::channel(limits::SOCKET_FRAMES_MAX);
             let talk = Talk::new(front, headers, peer, out);
-            Box::pin(serve(socket, talk, frames)).await;
+            let served = Box::pin(serve(socket, talk, frames));
+            match &seat {
+                Some(seat) => tokio::select! {
+                    () = served => {}
+                    () = seat.is_cut() => {}
+                },
+                None => served.await,
+            }
             drop(seat);
         })
 }

@@ -102,6 +102,21 @@ async fn money_is_a_budget_where_prices_are_known() {
 }
 
 #[tokio::test]
+async fn what_a_key_runs_counts_also_after_other_keys_were_changed() {
+    let harness = Harness::over(1).await;
+    let guest = key(&harness, &["--max-concurrent", "1"]);
+    let url = format!("{}/v1/responses", harness.gateway.url());
+    let running = harness.http.post(&url).bearer_auth(&guest);
+    let running = running.header("x-simulate", "deltas=2;delta_delay=1h");
+    let mut running = running.json(&streamed("hi", None)).send().await.unwrap();
+    running.chunk().await.unwrap().unwrap();
+    harness.run(&["key", "add", "somebody-else"]);
+    let reply = talk(&harness, &guest, said("hi", None)).await;
+    assert_eq!((reply.status, reply.code().as_str()), (429, "key_busy"));
+    drop(running);
+}
+
+#[tokio::test]
 async fn a_key_runs_no_more_at_once_than_it_may() {
     let harness = Harness::over(1).await;
     let guest = key(&harness, &["--max-concurrent", "1"]);

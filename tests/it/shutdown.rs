@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::harness::{Harness, Reply, eventually};
+use crate::socket::create;
 
 fn refuses(harness: &Harness) -> bool {
     std::net::TcpStream::connect(&harness.gateway.address).is_err()
@@ -59,6 +60,31 @@ async fn a_stream_that_takes_too_long_is_cut_and_its_row_says_so() {
         [json!({ "outcome": "shutdown" })]
     );
     drop(open);
+}
+
+#[tokio::test]
+async fn a_response_over_a_websocket_that_takes_too_long_is_cut_and_its_row_says_so() {
+    let mut harness = Harness::build(1)
+        .section("[limits]\nshutdown_grace = \"200ms\"")
+        .start()
+        .await;
+    for fault in ["deltas=2;delta_delay=1h", "hang"] {
+        let asked = harness.account(0).journal().len();
+        let mut socket = harness.socket_with(&[("x-simulate", fault)]).await;
+        socket.send(&create("hi", None)).await;
+        eventually("the request upstream", || {
+            (harness.account(0).journal().len() > asked).then_some(())
+        })
+        .await;
+        harness.gateway.signal("TERM");
+        assert!(harness.gateway.ended().await.success());
+        assert_eq!(
+            harness.query("SELECT outcome FROM turns ORDER BY started_at DESC LIMIT 1"),
+            [json!({ "outcome": "shutdown" })],
+            "{fault}"
+        );
+        harness.restart();
+    }
 }
 
 #[tokio::test]
