@@ -55,18 +55,25 @@ const VIEWS: [(&str, &str); 11] = [
 
 /// Creates an empty file that only its owner can read, if there is none. SQLite gives its `-wal`
 /// and `-shm` files the same mode.
+///
+/// One that is there is not even opened: when a process closes a file, the system takes all locks from
+/// it that it has on that file, also those of SQLite. Other programs would believe to be alone with the
+/// database then, and remove the log that the gateway goes on writing.
 pub(super) fn create_private(path: &Path) -> io::Result<()> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder)?;
     }
     let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(false);
+    options.write(true).create_new(true);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt as _;
         options.mode(0o600);
     }
-    options.open(path).map(drop)
+    match options.open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Sets a connection up to write, and the schema up to date.

@@ -1,5 +1,7 @@
 //! The database: locked, full, swept, and never a place for what does not belong there.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Harness, KEY, Reply, eventually, moorage, said, streamed};
+use crate::harness::{Harness, KEY, Reply, WithJson as _, eventually, moorage, said, streamed};
 
 /// Takes the write lock, as another program could.
 fn lock(harness: &Harness) -> rusqlite::Connection {
@@ -58,6 +60,27 @@ async fn a_locked_database_stops_nobody_and_is_written_when_it_can_be() {
         harness.turn(Some(&second.id())).await.affinity(),
         "hit; by=previous_response_id"
     );
+}
+
+/// Whether another program can see that somebody reads this database: a lock on the bytes that SQLite
+/// has for this.
+fn is_locked(database: &Path) -> bool {
+    let file = format!(":{} ", std::fs::metadata(database).unwrap().ino());
+    let locks = std::fs::read_to_string("/proc/locks").unwrap();
+    let is_shared =
+        |lock: &str| lock.contains(&file) && lock.contains(" READ ") && lock.contains(" 1073741826 ");
+    locks.lines().any(is_shared)
+}
+
+#[tokio::test]
+async fn the_gateway_keeps_its_lock_on_the_database_whatever_is_changed() {
+    let harness = Harness::over(1).await;
+    // What a person changes is written over a connection of its own, which the gateway closes again.
+    let added = harness.admin("POST", "keys").json(&json!({ "name": "tablet" }));
+    assert_eq!(Reply::of(added).await.status, 200);
+    // Who finds no lock on it believes to be alone, and takes its log away when it leaves: sqlite3 does.
+    // SQLite has learnt to see through this, but not the one that people have on their machines.
+    assert!(is_locked(&harness.database()));
 }
 
 #[tokio::test]
