@@ -5,6 +5,7 @@
 //! one for each chain, for no other scope of client keys, bounded in number, in idle time and in age.
 //! When it is lost, so is the chain, and its client is told that at once.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,21 @@ use crate::upstream::socket::{Socket, Turn};
 
 /// The connections that are kept.
 #[derive(Debug, Default)]
-pub struct Kept(Mutex<Vec<Line>>);
+pub struct Kept {
+    lines: Mutex<Vec<Line>>,
+    rooms: Rooms,
+}
+
+/// How many connections each account has here: those that are kept, and those about to be.
+#[derive(Debug, Default, Clone)]
+struct Rooms(Arc<Mutex<HashMap<AccountId, usize>>>);
+
+/// The room of one of them, taken before it is opened. It is given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Room {
+    all: Rooms,
+    account: AccountId,
+}
 
 /// Whose a chain is. Agents that share a conversation are told apart by what they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,13 +44,14 @@ pub(super) struct Chain {
 }
 
 /// A connection that is kept.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Line {
     chain: Chain,
     socket: Arc<Socket>,
     /// One request at a time: what follows waits for what it follows.
     turns: Arc<Semaphore>,
     used: Instant,
+    room: Room,
 }
 
 /// A connection with the right to ask on it.
@@ -44,6 +60,37 @@ pub(super) struct OnLine {
     pub(super) socket: Arc<Socket>,
     /// Nothing on a client's own connection, whose lanes keep their order themselves.
     pub(super) turn: Option<Turn>,
+}
+
+impl Rooms {
+    fn taken(&self) -> MutexGuard<'_, HashMap<AccountId, usize>> {
+        // A map is whole between any two calls.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, account: AccountId) -> Option<Room> {
+        let mut taken = self.taken();
+        let of_account = taken.entry(account).or_default();
+        (*of_account < limits::KEPT_SOCKETS_PER_ACCOUNT_MAX).then(|| {
+            *of_account += 1;
+            Room {
+                all: self.clone(),
+                account,
+            }
+        })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut taken = self.all.taken();
+        if let Some(of_account) = taken.get_mut(&self.account) {
+            *of_account -= 1;
+            if *of_account == 0 {
+                taken.remove(&self.account);
+            }
+        }
+    }
 }
 
 impl Line {
@@ -65,7 +112,7 @@ impl Line {
 impl Kept {
     fn lines(&self) -> MutexGuard<'_, Vec<Line>> {
         // A list is whole between any two calls.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection that holds a response, once what runs on it has ended. `None` if it is lost, or
@@ -109,30 +156,27 @@ impl Kept {
         lines.iter_mut().filter(serves).find_map(Line::try_take)
     }
 
-    /// Whether there is room for another connection to an account. The one that was not used for the
-    /// longest time gives way.
-    pub(super) fn makes_room(&self, account: AccountId) -> bool {
+    /// Room for another connection to an account. The one that was not used for the longest time gives
+    /// way. `None` if all are busy, or not open yet.
+    pub(super) fn room_for(&self, account: AccountId) -> Option<Room> {
         let mut lines = self.lines();
         lines.retain(|line| line.socket.is_open());
-        let of_account = lines
-            .iter()
-            .enumerate()
-            .filter(|(_, line)| line.socket.account == account);
-        if of_account.clone().count() < limits::KEPT_SOCKETS_PER_ACCOUNT_MAX {
-            return true;
-        }
-        let idle = of_account.filter(|(_, line)| line.is_idle());
-        let oldest = idle.min_by_key(|(_, line)| line.used).map(|(index, _)| index);
-        oldest.map(|index| lines.swap_remove(index)).is_some()
+        self.rooms.take(account).or_else(|| {
+            let of_account = lines.iter().enumerate();
+            let idle = of_account.filter(|(_, line)| line.socket.account == account && line.is_idle());
+            let (oldest, _) = idle.min_by_key(|(_, line)| line.used)?;
+            Some(lines.swap_remove(oldest).room)
+        })
     }
 
     /// Keeps a connection that has just been opened, and gives the right to ask first.
-    pub(super) fn keep(&self, chain: Chain, socket: Arc<Socket>) -> OnLine {
+    pub(super) fn keep(&self, room: Room, chain: Chain, socket: Arc<Socket>) -> OnLine {
         let mut line = Line {
             chain,
             socket: socket.clone(),
             turns: Arc::new(Semaphore::new(1)),
             used: Instant::now(),
+            room,
         };
         let first = line.try_take();
         self.lines().push(line);

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use http::HeaderMap;
+
 use crate::account::{Account, AccountId};
 use crate::affinity::ConnectionId;
 use crate::clock::now_ms;
@@ -11,7 +13,8 @@ use crate::upstream::http::{Incoming, SendError};
 use crate::upstream::socket::{Opened, Socket};
 
 use super::Gateway;
-use super::kept::OnLine;
+use super::connection::Connection;
+use super::kept::{Chain, OnLine, Room};
 use super::way::{OverSocket, Place, Way};
 
 /// Accounts that refused an upgrade, and until when that is believed. A new base URL is a new try.
@@ -72,31 +75,55 @@ pub(super) async fn send(gateway: &Gateway, account: &Account, asked: OverSocket
             sent => return sent,
         }
     }
-    let opened = match asked.place.has_room(gateway, account) {
-        true => {
-            let opened = gateway.upstream.open_socket(account, "/responses", asked.headers);
-            opened.await
-        }
-        false => Ok(Opened::NotNow),
-    };
-    match opened {
-        Ok(Opened::Socket(socket)) => ask(asked.place.keep(gateway, socket)).await,
-        Ok(Opened::Refused(incoming)) => (Ok(incoming), None),
-        Ok(opened @ (Opened::HttpOnly | Opened::NotNow)) => {
-            if matches!(opened, Opened::HttpOnly) {
-                gateway.http_only.add(account);
+    match open(gateway, account, &asked.place, asked.headers).await {
+        Ok(Fresh::Line(line)) => ask(line).await,
+        Ok(Fresh::Refused(incoming)) => (Ok(incoming), None),
+        Ok(Fresh::Nothing) => match asked.otherwise {
+            Some(Way::Http(outgoing)) => (gateway.upstream.send(account, outgoing).await, None),
+            Some(Way::Here(events)) => (Ok(Incoming::of_events(events)), None),
+            Some(Way::Socket(_)) | None => {
+                let reason = "no connection could be opened".to_owned();
+                (Err(SendError::NotSent(reason)), None)
             }
-            match asked.otherwise {
-                Some(Way::Http(outgoing)) => (gateway.upstream.send(account, outgoing).await, None),
-                Some(Way::Here(events)) => (Ok(Incoming::of_events(events)), None),
-                Some(Way::Socket(_)) | None => {
-                    let reason = "no connection could be opened".to_owned();
-                    (Err(SendError::NotSent(reason)), None)
-                }
-            }
-        }
+        },
         Err(error) => (Err(error), None),
     }
+}
+
+/// What became of a connection that was to be opened.
+enum Fresh {
+    Line(OnLine),
+    /// The account said no, as it would to any request.
+    Refused(Incoming),
+    /// There is none: the account speaks HTTP only, or no further one is to be had.
+    Nothing,
+}
+
+async fn open(
+    gateway: &Gateway,
+    account: &Account,
+    place: &Place,
+    headers: HeaderMap,
+) -> Result<Fresh, SendError> {
+    let Some(reserved) = place.reserve(gateway, account) else {
+        return Ok(Fresh::Nothing);
+    };
+    let opened = gateway.upstream.open_socket(account, "/responses", headers);
+    Ok(match opened.await? {
+        Opened::Socket(socket) => Fresh::Line(reserved.keep(gateway, socket)),
+        Opened::Refused(incoming) => Fresh::Refused(incoming),
+        Opened::NotNow => Fresh::Nothing,
+        Opened::HttpOnly => {
+            gateway.http_only.add(account);
+            Fresh::Nothing
+        }
+    })
+}
+
+/// Where a connection is kept that is about to be opened.
+enum Reserved<'a> {
+    Client(&'a Connection),
+    Kept(&'a Chain, Room),
 }
 
 impl Place {
@@ -115,21 +142,23 @@ impl Place {
         }
     }
 
-    fn has_room(&self, gateway: &Gateway, account: &Account) -> bool {
-        match self {
-            Place::Client(_) => true,
-            Place::Kept { .. } => gateway.kept.makes_room(account.id),
-        }
+    /// Room for another connection. `None` if there is none.
+    fn reserve(&self, gateway: &Gateway, account: &Account) -> Option<Reserved<'_>> {
+        Some(match self {
+            Place::Client(connection) => Reserved::Client(connection),
+            Place::Kept { chain, .. } => Reserved::Kept(chain, gateway.kept.room_for(account.id)?),
+        })
     }
+}
 
-    /// Keeps a connection that was opened for it.
+impl Reserved<'_> {
     fn keep(self, gateway: &Gateway, socket: Arc<Socket>) -> OnLine {
         match self {
-            Place::Client(connection) => OnLine {
+            Reserved::Client(connection) => OnLine {
                 socket: connection.keep_socket(socket),
                 turn: None,
             },
-            Place::Kept { chain, .. } => gateway.kept.keep(chain, socket),
+            Reserved::Kept(chain, room) => gateway.kept.keep(room, chain.clone(), socket),
         }
     }
 }

@@ -231,7 +231,7 @@ impl State {
         faults.queued.pop_front().or_else(|| faults.always.clone())
     }
 
-    /// How the next upgrade to WebSocket is to be refused, if it is.
+    /// How the next upgrade to WebSocket is to be refused, or accepted late, if it is.
     pub(super) fn upgrade_fault(&self) -> Option<Fault> {
         let mut faults = locked(&self.faults);
         if faults.queued.front().is_some_and(|fault| fault.upgrade.is_some()) {

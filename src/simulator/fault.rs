@@ -82,7 +82,8 @@ faults! {
     code: word,
     /// Adds `Retry-After` in seconds, as written.
     retry_after: word,
-    /// Refuses an upgrade to WebSocket with this status. Such a fault waits for an upgrade.
+    /// Refuses an upgrade to WebSocket with this status; with 101 it is accepted, and with `slow` late.
+    /// Such a fault waits for an upgrade.
     upgrade: number,
     /// Closes a WebSocket with this code instead of an answer.
     close: number,

@@ -49,8 +49,11 @@ pub(super) async fn upgrade(
         return Refusal::upgrade().into_response();
     };
     if let Some(fault) = state.upgrade_fault() {
+        tokio::time::sleep(fault.slow.unwrap_or_default()).await;
         let status = fault.upgrade.unwrap_or(StatusCode::FORBIDDEN.as_u16().into());
-        return Refusal::told(status, &fault).into_response();
+        if status != usize::from(StatusCode::SWITCHING_PROTOCOLS.as_u16()) {
+            return Refusal::told(status, &fault).into_response();
+        }
     }
     match upgrade {
         Ok(upgrade) => upgrade

@@ -252,6 +252,48 @@ async fn so_many_connections_are_kept_for_an_account_and_the_oldest_gives_way() 
 }
 
 #[tokio::test]
+async fn no_more_connections_are_kept_than_that_when_all_are_opened_at_once() {
+    let harness = logins(1).start().await;
+    let account = harness.account(0);
+    let most = moorage::limits::KEPT_SOCKETS_PER_ACCOUNT_MAX;
+    // Places are given back where nothing could be opened.
+    account.always(Some("upgrade=500".parse().unwrap()));
+    for _ in 0..=most {
+        harness.turn(None).await;
+    }
+    assert_eq!(got(account).0, 0);
+    let before = account.journal().len();
+
+    account.always(Some("upgrade=101;slow=1s;hang".parse().unwrap()));
+    let further = 8;
+    let burst = futures_util::future::join_all((0..most + further).map(|_| harness.post(said("hi", None))));
+    let all_asked = eventually("all of them at the account", || {
+        let journal = account.journal();
+        let asked = journal[before..].iter().filter(|entry| entry.method != "GET");
+        (asked.count() == most + further).then_some(())
+    });
+    tokio::select! {
+        answers = burst => panic!("the account answers nothing: {answers:?}"),
+        () = all_asked => {}
+    }
+    let (upgrades, events) = got(account);
+    assert_eq!(
+        (upgrades, events.len()),
+        (most, most),
+        "the others went over HTTP"
+    );
+
+    // Their clients have gone now, and so have they.
+    eventually("the end of the connections", || {
+        (account.open_sockets() == 0).then_some(())
+    })
+    .await;
+    account.always(None);
+    harness.turn(None).await;
+    assert_eq!(got(account).0, most + 1);
+}
+
+#[tokio::test]
 async fn a_client_that_sends_everything_again_uses_one_connection() {
     let harness = logins(1).start().await;
     let mut input = json!([{ "role": "user", "content": "one" }]);
