@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 
 use crate::account::{Account, AccountId};
 use crate::affinity::ConnectionId;
 use crate::clock::now_ms;
 use crate::limits;
+use crate::upstream::auth_file::Login;
 use crate::upstream::http::{Incoming, SendError};
 use crate::upstream::socket::{Opened, Socket};
 
@@ -75,18 +76,37 @@ pub(super) async fn send(gateway: &Gateway, account: &Account, asked: OverSocket
             sent => return sent,
         }
     }
-    match open(gateway, account, &asked.place, asked.headers).await {
-        Ok(Fresh::Line(line)) => ask(line).await,
-        Ok(Fresh::Refused(incoming)) => (Ok(incoming), None),
-        Ok(Fresh::Nothing) => match asked.otherwise {
-            Some(Way::Http(outgoing)) => (gateway.upstream.send(account, outgoing).await, None),
-            Some(Way::Here(events)) => (Ok(Incoming::of_events(events)), None),
-            Some(Way::Socket(_)) | None => {
-                let reason = "no connection could be opened".to_owned();
-                (Err(SendError::NotSent(reason)), None)
+    let mut refused: Option<Arc<Login>> = None;
+    let mut tries = 1;
+    loop {
+        let headers = asked.headers.clone();
+        let line = match open(gateway, account, &asked.place, headers, refused.as_deref()).await {
+            Ok(Fresh::Line(line)) => line,
+            Ok(Fresh::Refused(incoming)) => return (Ok(incoming), None),
+            Ok(Fresh::Nothing) => return (otherwise(gateway, account, asked.otherwise).await, None),
+            Err(error) => return (Err(error), None),
+        };
+        let login = line.socket.login();
+        match ask(line).await {
+            sent if tries == limits::LOGIN_TRIES => return sent,
+            // As over HTTP: it was not looked at, and is sent again with another access token.
+            (Ok(incoming), _) if incoming.status == StatusCode::UNAUTHORIZED && login.is_some() => {
+                refused = login;
             }
-        },
-        Err(error) => (Err(error), None),
+            // It is the connection of another lane, which has just learnt that.
+            (Err(SendError::NotSent(_)), _) => {}
+            sent => return sent,
+        }
+        tries += 1;
+    }
+}
+
+/// Sends a request that no WebSocket could be opened for.
+async fn otherwise(gateway: &Gateway, account: &Account, way: Option<Way>) -> Result<Incoming, SendError> {
+    match way {
+        Some(Way::Http(outgoing)) => gateway.upstream.send(account, outgoing).await,
+        Some(Way::Here(events)) => Ok(Incoming::of_events(events)),
+        Some(Way::Socket(_)) | None => Err(SendError::NotSent("no connection could be opened".to_owned())),
     }
 }
 
@@ -104,11 +124,14 @@ async fn open(
     account: &Account,
     place: &Place,
     headers: HeaderMap,
+    refused: Option<&Login>,
 ) -> Result<Fresh, SendError> {
     let Some(reserved) = place.reserve(gateway, account) else {
         return Ok(Fresh::Nothing);
     };
-    let opened = gateway.upstream.open_socket(account, "/responses", headers);
+    let opened = gateway
+        .upstream
+        .open_socket(account, "/responses", headers, refused);
     Ok(match opened.await? {
         Opened::Socket(socket) => Fresh::Line(reserved.keep(gateway, socket)),
         Opened::Refused(incoming) => Fresh::Refused(incoming),

@@ -24,6 +24,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
+use super::auth_file::Login;
 use super::http::{Incoming, IncomingBody, SendError};
 use crate::account::AccountId;
 use crate::affinity::ConnectionId;
@@ -53,6 +54,8 @@ pub struct Socket {
     greeting: Mutex<Option<HeaderMap>>,
     /// Whether a chain on it began with instructions of ours.
     is_instructed: AtomicBool,
+    /// The login that it was opened with, if the account has one.
+    login: Option<Arc<Login>>,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +64,8 @@ struct Shared {
     /// Whether a lane with a name was ever used: only then events are looked into for theirs.
     has_lanes: AtomicBool,
     is_closed: AtomicBool,
+    /// Whether the credential that it was opened with was taken: something was answered.
+    was_let_in: AtomicBool,
     /// The newest response that was made without naming a lane: what can be gone on from here.
     newest: Mutex<Option<String>>,
     /// Told when it is to end.
@@ -84,6 +89,18 @@ impl Shared {
         self.ends.notify_one();
     }
 
+    /// Takes nothing new. What runs on it goes on.
+    fn retire(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        if self.lanes().is_empty() {
+            self.close();
+        }
+    }
+
+    fn let_in(&self) {
+        self.was_let_in.store(true, Ordering::Relaxed);
+    }
+
     fn lanes(&self) -> MutexGuard<'_, HashMap<Lane, Running>> {
         // A map is whole between any two calls.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
@@ -100,6 +117,7 @@ impl Socket {
         upgraded: Upgraded,
         greeting: HeaderMap,
         account: AccountId,
+        login: Option<Arc<Login>>,
         place: Place,
         ping: Duration,
     ) -> impl Future<Output = Arc<Socket>> {
@@ -123,6 +141,7 @@ impl Socket {
                 shared,
                 greeting: Mutex::new(Some(greeting)),
                 is_instructed: AtomicBool::new(false),
+                login,
             })
         }
     }
@@ -151,6 +170,11 @@ impl Socket {
     /// A chain begins on it with instructions of ours.
     pub fn instruct(&self) {
         self.is_instructed.store(true, Ordering::Relaxed);
+    }
+
+    /// The login that it was opened with, if the account has one.
+    pub fn login(&self) -> Option<Arc<Login>> {
+        self.login.clone()
     }
 
     /// Whether this response runs on it.
@@ -249,9 +273,7 @@ pub struct SocketAnswer {
 impl SocketAnswer {
     /// The head of an answer, made of the first events.
     async fn first(mut self: SocketAnswer) -> Result<Incoming, SendError> {
-        let greeting = self.socket.greeting();
-        let is_first = greeting.is_some();
-        let mut headers = greeting.unwrap_or_default();
+        let mut headers = self.socket.greeting().unwrap_or_default();
         if self.turn.is_none() {
             // Whoever speaks WebSocket hears of the state of the turn in an event.
             self.ready.extend(metadata(&headers));
@@ -263,16 +285,24 @@ impl SocketAnswer {
             let meaning = Event::of(&frame).meaning();
             if let Some(refused) = refused(&frame, meaning) {
                 self.has_ended = true;
-                self.socket.shared.lanes().remove(&self.lane);
-                // A credential is that of the upgrade: an old one says nothing about the account's.
-                let is_outdated = refused.incoming.status == StatusCode::UNAUTHORIZED && !is_first;
-                if refused.is_connection_limit || is_outdated {
-                    self.socket.shared.close();
-                    return Err(SendError::NotSent(
-                        "the connection has lived as long as it may".to_owned(),
-                    ));
+                let shared = &self.socket.shared;
+                shared.lanes().remove(&self.lane);
+                if refused.is_connection_limit {
+                    shared.close();
+                    return Err(outlived());
                 }
                 let mut incoming = refused.incoming;
+                match incoming.status {
+                    StatusCode::UNAUTHORIZED => {
+                        shared.retire();
+                        // The credential is that of the upgrade: one that was good then and has ended says
+                        // nothing about the account's.
+                        if shared.was_let_in.load(Ordering::Relaxed) {
+                            return Err(outlived());
+                        }
+                    }
+                    _ => shared.let_in(),
+                }
                 headers.extend(std::mem::take(&mut incoming.headers));
                 return Ok(Incoming { headers, ..incoming });
             }
@@ -285,6 +315,7 @@ impl SocketAnswer {
             // Quota and the state of the turn come before the response, and say nothing of it.
             let is_answer = !matches!(meaning, Meaning::Unknown | Meaning::Quota);
             if is_answer || self.ready.len() > limits::SOCKET_FRAMES_MAX {
+                self.socket.shared.let_in();
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
                 return Ok(Incoming {
                     status: StatusCode::OK,
@@ -320,6 +351,10 @@ impl SocketAnswer {
             self.names_events.then(|| event.kind()),
         )))
     }
+}
+
+fn outlived() -> SendError {
+    SendError::NotSent("the connection has lived as long as it may".to_owned())
 }
 
 impl Drop for SocketAnswer {

@@ -446,6 +446,80 @@ async fn an_access_token_that_is_refused_at_the_upgrade_is_renewed_and_asked_wit
 }
 
 #[tokio::test]
+async fn an_access_token_that_is_refused_by_the_first_event_is_renewed_and_asked_with_again() {
+    let harness = logins(1).start().await;
+    let account = harness.account(0);
+    account.script("status=401".parse().unwrap());
+    let first = harness.turn(None).await;
+    assert_eq!((account.renewals(), account.refused_renewals()), (1, 0));
+    let (upgrades, events) = got(account);
+    assert_eq!((upgrades, events.len()), (2, 2));
+    let login = std::fs::read_to_string(harness.auth_file("sim-a")).unwrap();
+    let login: Value = serde_json::from_str(&login).unwrap();
+    let written = format!("Bearer {}", login["tokens"]["access_token"].as_str().unwrap());
+    assert_eq!(events[1].header("authorization"), Some(written.as_str()));
+    assert_ne!(events[0].header("authorization"), Some(written.as_str()));
+    // The chain goes on where it was let in.
+    harness.turn(Some(&first.id())).await;
+    assert_eq!(got(account).0, 2);
+
+    account.script("status=401".parse().unwrap());
+    let mut socket = harness.socket().await;
+    let first = socket.turn(unstored("hi", None)).await;
+    socket.turn(unstored("go on", Some(&first.id()))).await;
+    assert_eq!((account.renewals(), got(account).0), (2, 4));
+    let rows = harness.query("SELECT attempts, outcome FROM turns");
+    let served = json!({ "attempts": 1, "outcome": "completed" });
+    assert_eq!(rows, vec![served; 4]);
+}
+
+#[tokio::test]
+async fn a_login_that_is_refused_after_its_renewals_has_ended() {
+    let harness = logins(1).start().await;
+    let account = harness.account(0);
+    account.always(Some("status=401".parse().unwrap()));
+    let refused = harness.post(said("hi", None)).await;
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (503, "account_unavailable")
+    );
+    let tries = usize::try_from(moorage::limits::LOGIN_TRIES).unwrap();
+    assert_eq!((got(account).1.len(), account.renewals()), (tries, tries - 1));
+    let standing = harness.query("SELECT status FROM accounts_now");
+    assert_eq!(standing[0]["status"], "expired");
+    // None of them is kept.
+    eventually("the end of the connections", || {
+        (account.open_sockets() == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn lanes_that_begin_at_once_are_all_served_though_first_events_are_refused() {
+    let harness = logins(1).start().await;
+    let account = harness.account(0);
+    for _ in 1..moorage::limits::LOGIN_TRIES {
+        account.script("status=401".parse().unwrap());
+    }
+    let lanes = 4;
+    let mut socket = harness.socket().await;
+    for number in 0..lanes {
+        let mut event = unstored("hi", None);
+        event["stream_id"] = format!("lane-{number}").into();
+        socket.send(&event).await;
+    }
+    let mut completed = 0;
+    while completed < lanes {
+        let event = socket.next().await;
+        assert_ne!(event["type"], "error", "{event}");
+        completed += i32::from(event["type"] == "response.completed");
+    }
+    assert_eq!(account.refused_renewals(), 0);
+    let standing = harness.query("SELECT status FROM accounts_now");
+    assert_eq!(standing[0]["status"], "active");
+}
+
+#[tokio::test]
 async fn a_token_that_ends_while_its_connection_is_open_ends_the_connection_and_not_the_login() {
     let harness = logins(1).start().await;
     let outdated = || harness.account(0).script("status=401".parse().unwrap());

@@ -17,6 +17,7 @@ use super::Socket;
 use crate::account::{Account, AccountId, Credential, Secret};
 use crate::affinity::ConnectionId;
 use crate::limits;
+use crate::upstream::auth_file::Login;
 use crate::upstream::client::{ClientError, ResponseBody};
 use crate::upstream::headers;
 use crate::upstream::http::{Incoming, IncomingBody, SendError, Upstream, bearer};
@@ -91,7 +92,8 @@ impl Upstream {
         self.sockets.has(id)
     }
 
-    /// Opens a WebSocket to an account with its credential.
+    /// Opens a WebSocket to an account with its credential; where that is a login, with another than
+    /// the one that was `refused`.
     ///
     /// # Errors
     /// If no answer came.
@@ -100,6 +102,7 @@ impl Upstream {
         account: &Account,
         path: &str,
         mut headers: HeaderMap,
+        refused: Option<&Login>,
     ) -> Result<Opened, SendError> {
         let Some(place) = self.sockets.take(account.id) else {
             return Ok(Opened::NotNow);
@@ -115,9 +118,12 @@ impl Upstream {
                 .map_err(|error| SendError::NotSent(error.to_string()))?,
             headers,
         };
-        let answered = match &account.credential {
-            Credential::Key(secret) => self.upgrade(&upgrade, secret).await?,
-            Credential::AuthFile(file) => Box::pin(self.upgrade_as(file, upgrade)).await?,
+        let (answered, login) = match &account.credential {
+            Credential::Key(secret) => (self.upgrade(&upgrade, secret).await?, None),
+            Credential::AuthFile(file) => {
+                let (answered, login) = Box::pin(self.upgrade_as(file, upgrade, refused)).await?;
+                (answered, Some(login))
+            }
             Credential::None => return Err(SendError::NotSent("this account has no key".to_owned())),
         };
         let Some((response, is_accepted)) = answered else {
@@ -132,7 +138,7 @@ impl Upstream {
         let greeting = response.headers().clone();
         match hyper::upgrade::on(response).await {
             Ok(upgraded) => {
-                let socket = Socket::start(upgraded, greeting, account.id, place, self.ping).await;
+                let socket = Socket::start(upgraded, greeting, account.id, login, place, self.ping).await;
                 Ok(Opened::Socket(socket))
             }
             Err(error) => Err(SendError::NotSent(error.to_string())),
@@ -140,8 +146,16 @@ impl Upstream {
     }
 
     /// Asks with the login of a file; with another where its access token is refused, as over HTTP.
-    async fn upgrade_as(&self, file: &Path, mut upgrade: Upgrade) -> Result<Answered, SendError> {
-        let mut login = self.login(file).await?;
+    async fn upgrade_as(
+        &self,
+        file: &Path,
+        mut upgrade: Upgrade,
+        refused: Option<&Login>,
+    ) -> Result<(Answered, Arc<Login>), SendError> {
+        let mut login = match refused {
+            None => self.login(file).await?,
+            Some(refused) => self.login_after_refusal(file, refused).await?,
+        };
         let mut tries = 1;
         loop {
             headers::identify(&mut upgrade.headers, &login)
@@ -151,7 +165,7 @@ impl Upstream {
                 response.status() == StatusCode::UNAUTHORIZED
             };
             if !answered.as_ref().is_some_and(is_refused) || tries == limits::LOGIN_TRIES {
-                return Ok(answered);
+                return Ok((answered, login));
             }
             login = self.login_after_refusal(file, &login).await?;
             tries += 1;
