@@ -167,11 +167,12 @@ fn not_answered(account: Arc<Account>, error: SendError) -> Failed {
             },
         ),
         SendError::Timeout => (Failure::Timeout, Error::Timeout { account: name }),
-        SendError::NoLogin(reason) => (
+        // Why is for the operator, and in the log.
+        SendError::NoLogin(_) => (
             Failure::NotSent,
             Error::Unreachable {
                 account: name,
-                reason,
+                reason: "its login cannot be used now".to_owned(),
             },
         ),
         // Nobody's fault, and nobody else can do better.

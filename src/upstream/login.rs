@@ -188,7 +188,7 @@ impl Held {
         let pause = failed.filter(|(at, _)| at.elapsed() < limits::LOGIN_RENEWAL_PAUSE);
         let is_pause = pause.is_some();
         let result = match pause {
-            Some((_, reason)) => Err(NoToken::NotNow(reason)),
+            Some((_, reason)) => self.look_only(refused, reason).await,
             None => self.look_and_renew(place, refused, &mut renewing).await,
         };
         match result {
@@ -206,6 +206,15 @@ impl Held {
                 valid.ok_or(NoToken::NotNow(reason))
             }
             Err(ended) => Err(ended),
+        }
+    }
+
+    /// Reads the file soon after a failure: somebody may have put it right, or renewed it, meanwhile.
+    /// Nothing is asked for, and nothing waited for.
+    async fn look_only(&self, refused: Option<&Secret>, reason: String) -> Result<Arc<Login>, NoToken> {
+        match self.read_once().await? {
+            Ok(login) if is_good(&login, refused) => Ok(self.keep(login)),
+            _ => Err(NoToken::NotNow(reason)),
         }
     }
 

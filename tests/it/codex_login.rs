@@ -399,3 +399,30 @@ async fn doctor_looks_at_logins() {
         "{none}"
     );
 }
+
+#[tokio::test]
+async fn a_file_that_is_put_right_serves_the_next_request() {
+    let mut harness = logged_in(HOUR).await;
+    let path = harness.auth_file("sim-a");
+    let whole = login(&path);
+    harness.gateway.kill();
+    std::fs::write(&path, "{\"tokens\":").unwrap();
+    harness.restart();
+    eventually("a look at what is written so far", || {
+        harness
+            .log()
+            .contains("a login could not be renewed now")
+            .then_some(())
+    })
+    .await;
+    let unreadable = harness.post(said("hi", None)).await;
+    assert_eq!(
+        (unreadable.status, unreadable.code().as_str()),
+        (502, "upstream_unreachable")
+    );
+    let told = String::from_utf8(unreadable.body).unwrap();
+    assert!(!told.contains("auth.json"), "the client needs no path: {told}");
+    write_private(&path, &whole);
+    many(&[&harness.gateway], &harness.http, 3).await;
+    assert_eq!(harness.account(0).renewals(), 0);
+}
