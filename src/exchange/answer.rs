@@ -368,7 +368,7 @@ impl AnswerBody {
             });
             return Bytes::from(format!("data: {error}\n\n"));
         }
-        let sequence_number = self.reader.last_sequence_number().map_or(0, |last| last + 1);
+        let sequence_number = self.reader.last_sequence_number.map_or(0, |last| last + 1);
         let event = serde_json::json!({
             "type": "response.failed",
             "sequence_number": sequence_number,

@@ -81,8 +81,8 @@ pub struct Reader {
     complete: bool,
     /// A chat whose text has ended.
     finished: bool,
-    /// The last events, for the number of one of our own after them.
-    last_events: Bytes,
+    /// The `sequence_number` of the last event that passed.
+    pub last_sequence_number: Option<u64>,
 }
 
 /// What kind of answer it is, by its `Content-Type`.
@@ -153,7 +153,7 @@ impl Reader {
             output_began: false,
             complete: false,
             finished: false,
-            last_events: Bytes::new(),
+            last_sequence_number: None,
         }
     }
 
@@ -230,9 +230,6 @@ impl Reader {
                 Ok(whole) if self.is_chat() => Step::Bytes(self.read_chunks(whole)),
                 Ok(whole) => {
                     let tells_quota = self.read_events(&whole);
-                    if !whole.is_empty() {
-                        self.last_events = whole.clone();
-                    }
                     Step::Bytes(match tells_quota && self.hides_quota() {
                         true => events::without_quota(whole),
                         false => whole,
@@ -285,6 +282,7 @@ impl Reader {
                 }
                 _ => event.read_into(meaning, &mut self.facts),
             }
+            self.last_sequence_number = event.sequence_number().or(self.last_sequence_number);
         }
         tells_quota
     }
@@ -297,13 +295,6 @@ impl Reader {
                 ..
             }
         )
-    }
-
-    /// The `sequence_number` of the last event that passed.
-    pub fn last_sequence_number(&self) -> Option<u64> {
-        events::events(&self.last_events)
-            .filter_map(|event| event.sequence_number())
-            .last()
     }
 
     /// Whether everything has been told: the terminal event, or the end of the document, or the

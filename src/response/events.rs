@@ -194,11 +194,8 @@ impl<'a> Event<'a> {
 
     /// The `type`, mostly the first member and then found without reading the rest.
     pub fn kind(&self) -> Cow<'_, [u8]> {
-        let first = self.data.strip_prefix(br#"{"type":""#);
-        if let Some((first, end)) = first.and_then(|first| Some((first, memchr(b'"', first)?)))
-            && memchr(b'\\', &first[..end]).is_none()
-        {
-            return Cow::Borrowed(&first[..end]);
+        if let Some((kind, _)) = self.leading_kind() {
+            return Cow::Borrowed(kind);
         }
         let data: Option<TypeOnly> = serde_json::from_slice(&self.data).ok();
         let kind = data.and_then(|data| data.kind).unwrap_or_default();
@@ -320,8 +317,23 @@ impl<'a> Event<'a> {
 
     /// The event's `sequence_number`, if it has one.
     pub fn sequence_number(&self) -> Option<u64> {
+        // Right after the type, where the upstreams write it.
+        if let Some((_, rest)) = self.leading_kind()
+            && let Some(digits) = rest.strip_prefix(br#","sequence_number":"#)
+            && let Some(end) = digits.iter().position(|byte| !byte.is_ascii_digit())
+            && matches!(digits[end], b',' | b'}')
+        {
+            return std::str::from_utf8(&digits[..end]).ok()?.parse().ok();
+        }
         let data: TypeOnly = serde_json::from_slice(&self.data).ok()?;
         data.sequence_number
+    }
+
+    /// The event's type where it is the first field and has no escapes, and what follows it.
+    fn leading_kind(&self) -> Option<(&[u8], &[u8])> {
+        let kind = self.data.strip_prefix(br#"{"type":""#)?;
+        let (kind, rest) = kind.split_at(memchr(b'"', kind)?);
+        memchr(b'\\', kind).is_none().then_some((kind, &rest[1..]))
     }
 }
 
@@ -436,6 +448,27 @@ mod tests {
             facts_of(nested.as_bytes()).error_code.as_deref(),
             Some("server_is_overloaded")
         );
+    }
+
+    #[test]
+    fn the_number_of_an_event_is_its_own_wherever_it_stands() {
+        let numbers: Vec<_> = events(STREAM.as_bytes())
+            .map(|event| event.sequence_number())
+            .collect();
+        assert_eq!(numbers, [Some(0), Some(1), None, None]);
+        for (data, number) in [
+            (r#"{"type":"a","sequence_number":12}"#, Some(12)),
+            (r#"{"type":"a","sequence_number":12 }"#, Some(12)),
+            (r#"{"type":"a","sequence_number": 12}"#, Some(12)),
+            (r#"{"type":"a","sequence_number":1.5}"#, None),
+            (r#"{"type":"a","sequence_number":"12"}"#, None),
+            (r#"{"type":"a","sequence_number":99999999999999999999}"#, None),
+            (r#"{"type":"a\"b","sequence_number":3}"#, Some(3)),
+            (r#"{"type":"a","item":{"sequence_number":4}}"#, None),
+            (r#"{"type":"a","sequence_number":12"#, None),
+        ] {
+            assert_eq!(Event::of(data.as_bytes()).sequence_number(), number, "{data}");
+        }
     }
 
     #[test]

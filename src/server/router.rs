@@ -83,7 +83,7 @@ pub(super) async fn answer(
             Some(front) if request.uri().path().starts_with("/v1/") => {
                 Ok(Box::pin(v1::answer(State(front.clone()), request.map(Body::new))).await)
             }
-            _ => routes.router.clone().call(request).await,
+            _ => Box::pin(routes.router.clone().call(request)).await,
         }
     });
     // A panic ends one request, and says so in its row.
