@@ -144,10 +144,10 @@ pub struct Broken;
 impl AnswerBody {
     /// The body as a stream that reads from the upstream only as fast as it is read from.
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, Broken>> + Send {
-        futures_util::stream::unfold(Some(self), async |body| {
-            let mut body = body?;
-            match body.next().await {
-                Ok(Some(bytes)) => Some((Ok(bytes), Some(body))),
+        futures_util::stream::unfold(Some(self), |mut body| async move {
+            // Borrowed, not moved: an open stream keeps room for every place where it has been.
+            match body.as_mut()?.next().await {
+                Ok(Some(bytes)) => Some((Ok(bytes), body)),
                 Ok(None) => None,
                 Err(broken) => Some((Err(broken), None)),
             }

@@ -107,7 +107,9 @@ impl Server {
                 cut: cut.clone(),
             }));
             let routes = routes.clone();
-            let service = service_fn(move |request| answer(routes.clone(), peer, seat.clone(), request));
+            // On the heap: a connection keeps room for it, also while it waits or its answer streams.
+            let service =
+                service_fn(move |request| Box::pin(answer(routes.clone(), peer, seat.clone(), request)));
             let patience = self.bounds.request_head;
             let stopping = stopping.clone();
             let Some(tls) = &self.tls else {

@@ -81,9 +81,9 @@ pub(super) async fn answer(
     let answer = AssertUnwindSafe(async move {
         match &routes.direct {
             Some(front) if request.uri().path().starts_with("/v1/") => {
-                Ok(Box::pin(v1::answer(State(front.clone()), request.map(Body::new))).await)
+                Ok(v1::answer(State(front.clone()), request.map(Body::new)).await)
             }
-            _ => Box::pin(routes.router.clone().call(request)).await,
+            _ => routes.router.clone().call(request).await,
         }
     });
     // A panic ends one request, and says so in its row.
