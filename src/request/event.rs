@@ -111,6 +111,8 @@ impl MemberKind {
 enum Input {
     #[default]
     Absent,
+    /// `null`, which is as much.
+    Null(Range<usize>),
     /// A list: what stands between its brackets.
     Items(Range<usize>),
     /// A text, with its quotes.
@@ -125,6 +127,7 @@ impl Input {
         match value.get().as_bytes().first() {
             Some(b'[') => Input::Items(range.start + 1..range.end - 1),
             Some(b'"') => Input::Text(range),
+            Some(b'n') => Input::Null(range),
             _ => Input::Other,
         }
     }
@@ -153,7 +156,7 @@ impl ClientEvent {
         match &self.input {
             Input::Items(range) => trimmed(body, range.clone()),
             Input::Text(range) => as_message(&body[range.clone()]),
-            Input::Absent | Input::Other => Bytes::new(),
+            Input::Absent | Input::Null(_) | Input::Other => Bytes::new(),
         }
     }
 
@@ -162,8 +165,18 @@ impl ClientEvent {
     pub fn for_http(&self, body: &Bytes, history: Option<&History>) -> Vec<Splice> {
         let mut splices = self.without_socket_members(history);
         let history = history.map_or(&[][..], |history| &history.items);
-        let mut put = |range: Range<usize>, with: Bytes| splices.push(Splice { range, with });
         let joined = || history.iter().filter(|piece| !piece.is_empty());
+        // An input that is only the history, of a request that brings nothing of its own.
+        let alone = || {
+            let pieces: Vec<&[u8]> = joined().map(|piece| &piece[..]).collect();
+            [b"[", &pieces.join(&b',')[..], b"]"].concat()
+        };
+        if let (Input::Absent, false) = (&self.input, history.is_empty())
+            && let Some(asks) = splices.iter_mut().find(|splice| splice.with == ASKS_FOR_STREAM)
+        {
+            asks.with = [ASKS_FOR_STREAM, b",\"input\":", &alone()].concat().into();
+        }
+        let mut put = |range: Range<usize>, with: Bytes| splices.push(Splice { range, with });
         match &self.input {
             _ if history.is_empty() => {}
             Input::Items(range) => {
@@ -187,6 +200,7 @@ impl ClientEvent {
                 let message = as_message(&body[range.clone()]);
                 put(range.clone(), [&message[..], b"]"].concat().into());
             }
+            Input::Null(range) => put(range.clone(), alone().into()),
             Input::Absent | Input::Other => {}
         }
         splices
@@ -235,7 +249,7 @@ impl ClientEvent {
                 asks = true;
                 splices.push(Splice {
                     range: members[index].range.clone(),
-                    with: Bytes::from_static(b"\"stream\":true"),
+                    with: Bytes::from_static(ASKS_FOR_STREAM),
                 });
             }
             index += 1;
@@ -243,6 +257,9 @@ impl ClientEvent {
         splices
     }
 }
+
+/// What stands in the place of the `type`.
+const ASKS_FOR_STREAM: &[u8] = b"\"stream\":true";
 
 /// Without the white space around it.
 fn trimmed(body: &Bytes, range: Range<usize>) -> Bytes {

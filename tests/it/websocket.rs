@@ -331,6 +331,26 @@ async fn an_account_that_is_limited_in_the_middle_makes_the_client_send_all_and_
 }
 
 #[tokio::test]
+async fn what_is_held_here_goes_along_also_with_a_request_that_brings_no_input() {
+    let harness = Harness::build(1).http_only().start().await;
+    for input in [None, Some(Value::Null)] {
+        let mut socket = harness.socket().await;
+        let mut warm = unstored("What does the tide do?", None);
+        warm["generate"] = false.into();
+        let warm = socket.turn(warm).await;
+        let mut next = unstored("", Some(&warm.id()));
+        next.as_object_mut().unwrap().remove("input");
+        if let Some(input) = input {
+            next["input"] = input;
+        }
+        socket.turn(next).await;
+        let body = posted(&harness).last().unwrap().json();
+        let input = body["input"].to_string();
+        assert!(input.contains("What does the tide do?"), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn a_gateway_that_stops_ends_what_runs_and_hangs_up_with_1012() {
     let mut harness = Harness::build(1).http_only().start().await;
     let mut idle = harness.socket().await;
