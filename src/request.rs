@@ -161,7 +161,11 @@ impl Envelope {
         })?;
         let mut envelope = fields.envelope(body);
         ids::read_into(body, &mut envelope.ids)?;
-        Ok(envelope)
+        // Reasoning that is sent by its id alone points with it, too.
+        match envelope.sealed.len() > limits::REFERENCES_PER_REQUEST_MAX {
+            true => Err(Unreadable::Extravagant("points with more ids")),
+            false => Ok(envelope),
+        }
     }
 
     /// Whether a stream tells its figures only because Moorage asks for them.
@@ -277,6 +281,8 @@ struct Fields<'a> {
     instructions: Option<&'a RawValue>,
     tools: Option<&'a RawValue>,
     input: Input<'a>,
+    /// Whether `input` is there: `messages` beside it do not hide what it points with.
+    has_input: bool,
     is_empty: bool,
 }
 
@@ -433,10 +439,11 @@ impl<'de> Visitor<'de> for ObjectVisitor {
                 b"instructions" => &mut fields.instructions,
                 b"tools" => &mut fields.tools,
                 b"input" if self.with_input => {
+                    fields.has_input = true;
                     fields.input = map.next_value_seed(InputSeed { is_chat: false })?;
                     continue;
                 }
-                b"messages" if self.with_input => {
+                b"messages" if self.with_input && !fields.has_input => {
                     fields.input = map.next_value_seed(InputSeed { is_chat: true })?;
                     continue;
                 }

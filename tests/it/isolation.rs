@@ -240,6 +240,7 @@ isolated! {
     a_response_is_not_deleted: "DELETE" "/responses/<response>", None;
     a_response_is_not_followed: "POST" "/responses", Json(r#"{"input":"x","previous_response_id":"<response>"}"#);
     a_response_is_not_followed_in_a_stream: "POST" "/responses", Json(r#"{"input":"x","stream":true,"previous_response_id":"<response>"}"#);
+    an_item_is_not_referred_to_beside_messages: "POST" "/responses", Json(r#"{"input":[{"type":"item_reference","id":"<item>"}],"messages":[]}"#);
     an_item_is_not_referred_to: "POST" "/responses", Json(r#"{"input":[{"type":"item_reference","id":"<item>"}]}"#);
     an_item_is_not_referred_to_without_a_type: "POST" "/responses", Json(r#"{"input":[{"id":"<item>"}]}"#);
     a_conversation_is_not_joined: "POST" "/responses", Json(r#"{"input":"x","conversation":"<conversation>"}"#);
