@@ -27,6 +27,10 @@ impl Breaker {
         match self.open_until_ms {
             None => Usability::Usable,
             Some(_) if self.probing => Usability::UsableAt(now_ms + limits::BREAKER_LOOK_MS),
+            // The clock was put back: it cannot have been meant for so long.
+            Some(until_ms) if until_ms.saturating_sub(now_ms) > limits::BREAKER_OPEN_MS_MAX => {
+                Usability::Usable
+            }
             Some(until_ms) => Usability::from(until_ms, now_ms),
         }
     }
@@ -47,7 +51,7 @@ impl Breaker {
     pub fn fault(&mut self, now_ms: i64) -> bool {
         self.faults = self.faults.saturating_add(1);
         self.probing = false;
-        let is_open = self.open_until_ms.is_some_and(|until_ms| until_ms > now_ms);
+        let is_open = self.open_until_ms.is_some() && self.usability(now_ms) != Usability::Usable;
         if self.faults < limits::BREAKER_FAULTS || is_open {
             return false;
         }
@@ -124,6 +128,19 @@ mod tests {
             [1000, 2000, 4000].map(|ms| ms * limits::BREAKER_OPEN_MS / 1000)
         );
         assert_eq!(*waits.last().unwrap(), limits::BREAKER_OPEN_MS_MAX);
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_does_not_keep_it_open() {
+        let mut breaker = opened();
+        let hour_ms = 3_600_000;
+        assert_eq!(breaker.usability(-hour_ms), Usability::Usable);
+        assert!(breaker.begin());
+        assert!(breaker.fault(-hour_ms));
+        assert_eq!(
+            breaker.usability(-hour_ms),
+            Usability::UsableAt(2 * limits::BREAKER_OPEN_MS - hour_ms)
+        );
     }
 
     #[test]

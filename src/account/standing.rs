@@ -204,8 +204,8 @@ impl Status {
                 reason: format!("by the upstream: {code}"),
             },
             // A request that began before the limit was met says nothing about it.
-            (Status::CoolingDown { until_ms, .. } | Status::Exhausted { until_ms, .. }, Signal::Worked)
-                if *until_ms > now_ms =>
+            (Status::CoolingDown { .. } | Status::Exhausted { .. }, Signal::Worked)
+                if self.usability(now_ms) != Usability::Usable =>
             {
                 self.clone()
             }
@@ -226,7 +226,7 @@ impl Status {
                 let until_ms = until(*retry_after, limits::COOLDOWN_UNSTATED, now_ms);
                 match self {
                     Status::CoolingDown { until_ms: now, .. } | Status::Exhausted { until_ms: now, .. }
-                        if *now > until_ms =>
+                        if *now > until_ms && self.usability(now_ms) != Usability::Usable =>
                     {
                         self.clone()
                     }
@@ -293,7 +293,7 @@ impl Standing {
     /// The standing after a signal. Limits of models that are over are forgotten on the way.
     pub fn after(&self, signal: &Signal, now_ms: i64) -> Standing {
         let mut limited_models = self.limited_models.clone();
-        limited_models.retain(|limited| limited.until_ms > now_ms);
+        limited_models.retain(|limited| Usability::from(limited.until_ms, now_ms) != Usability::Usable);
         if let Signal::RateLimited {
             code,
             retry_after,
@@ -339,9 +339,11 @@ pub enum Usability {
 }
 
 impl Usability {
-    /// Usable from that time on.
+    /// Usable from that time on. One that is farther away than any limit was set by a clock that has been
+    /// put right since: it is over.
     pub fn from(until_ms: i64, now_ms: i64) -> Usability {
-        match until_ms <= now_ms {
+        let longest_ms = i64::try_from(limits::COOLDOWN_MAX.as_millis()).unwrap_or(i64::MAX);
+        match until_ms <= now_ms || until_ms.saturating_sub(now_ms) > longest_ms {
             true => Usability::Usable,
             false => Usability::UsableAt(until_ms),
         }

@@ -224,6 +224,24 @@ fn a_limit_without_a_time_ends_by_itself_and_an_absurd_one_is_bounded() {
 }
 
 #[test]
+fn a_limit_of_a_clock_that_was_put_right_is_over() {
+    let year_ms = 365 * 24 * 3_600_000;
+    let far = [limited(60), spent(Some(60)), limited_model("m", 60)];
+    for signal in far {
+        let before = Standing::active().after(&signal, NOW + year_ms);
+        assert_eq!(before.usability(Switch::On, Some("m"), NOW), Usability::Usable);
+        let worked = before.after(&Signal::Worked, NOW);
+        assert_eq!(worked, Standing::active(), "{signal:?}");
+        let again = before.after(&limited(60), NOW);
+        assert_eq!(
+            usable(&again, NOW),
+            Usability::UsableAt(NOW + 60_000),
+            "{signal:?}"
+        );
+    }
+}
+
+#[test]
 fn a_limited_model_keeps_no_other_away() {
     let standing = Standing::active()
         .after(&limited_model("m", 30), NOW)
