@@ -237,6 +237,7 @@ impl File {
         if self.secret_key_env.is_some() && self.secret_key_file.is_some() {
             return Err("give secret_key_env or secret_key_file, one of them".to_owned());
         }
+        self.limits.check()?;
         for price in &self.price {
             price.checked()?;
         }
@@ -378,6 +379,8 @@ mod tests {
             ("[affinity]\npin_wait = \"soon\"".to_owned(), "duration"),
             ("[affinity]\npin_wait = \"-4s\"".to_owned(), "duration"),
             ("durability = \"maybe\"".to_owned(), "maybe"),
+            ("[limits]\nsocket_ping = \"0s\"".to_owned(), "limits.socket_ping"),
+            ("[limits]\nconnections = 0".to_owned(), "limits.connections"),
             (
                 "[[account]]\nname = \"a b\"\nbase_url = \"http://h\"".to_owned(),
                 "name",

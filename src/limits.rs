@@ -46,6 +46,10 @@ pub const REFERENCE_BYTES_MAX: usize = 2048;
 /// characters. Longer: passed on, and not recorded.
 pub const NAME_BYTES_MAX: usize = 256;
 
+/// A figure of an answer, in tokens. The largest contexts have some millions; the sums of all rows must
+/// not overflow, or no sum could be made any more. Larger, or below zero: unknown.
+pub const TOKENS_MAX: i64 = 1_000_000_000;
+
 /// Item ids that are recorded per response. An answer has a few; this bounds what a broken
 /// upstream can make us write. At it: further items are not recorded.
 pub const ITEMS_PER_RESPONSE_MAX: usize = 256;
@@ -317,6 +321,9 @@ pub const WRONG_CLIENT_KEYS_ADDRESSES: usize = 4096;
 /// The body of a request to the admin API. They are small forms. Larger: 413.
 pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 
+/// The time in which such a body must be there whole: a fraction of a second on any line. Slower: 413.
+pub const ADMIN_BODY: Duration = Duration::from_secs(10);
+
 /// States of turns of which is known whose they are. A client has one at a time. At it: those that are
 /// old are forgotten, and if there are none, a further one is not sent back.
 pub const TURN_STATES_MAX: usize = 4096;
@@ -549,6 +556,7 @@ const _: () = assert!(WRITER_GROUP_MAX <= WRITER_QUEUE_MAX);
 // What has not settled is found nowhere but in memory.
 const _: () = assert!(2 * (SETTLE_REFERENCES + 2 * ITEMS_PER_RESPONSE_MAX) <= RECENT_REFERENCES_MAX / 2);
 const _: () = assert!(HELD_BYTES_MAX <= EVENT_BYTES_MAX);
+const _: () = assert!(TOKENS_MAX < i64::MAX / (100 * USAGE_ROWS_MAX as i64));
 const _: () = assert!(UPSTREAM_IDLE.as_secs() <= UPSTREAM_FIRST_BYTE.as_secs());
 // Clients of WebSocket mode find room beside them.
 const _: () = assert!(KEPT_SOCKETS_PER_ACCOUNT_MAX < SOCKETS_PER_ACCOUNT_MAX);

@@ -100,12 +100,14 @@ impl Usage {
         let input_details = input_details.unwrap_or_default();
         let output_details = usage.output_tokens_details.or(usage.completion_tokens_details);
         let output_details = output_details.unwrap_or_default();
+        // Some servers write -1 for what they do not know.
+        let figure = |told: Option<i64>| told.filter(|told| (0..=limits::TOKENS_MAX).contains(told));
         let figures = Usage {
-            input: usage.input_tokens.or(usage.prompt_tokens),
-            cached: input_details.cached_tokens,
-            cache_write: input_details.cache_write_tokens,
-            output: usage.output_tokens.or(usage.completion_tokens),
-            reasoning: output_details.reasoning_tokens,
+            input: figure(usage.input_tokens.or(usage.prompt_tokens)),
+            cached: figure(input_details.cached_tokens),
+            cache_write: figure(input_details.cache_write_tokens),
+            output: figure(usage.output_tokens.or(usage.completion_tokens)),
+            reasoning: figure(output_details.reasoning_tokens),
         };
         (figures != Usage::default()).then_some(figures)
     }

@@ -162,6 +162,10 @@ pub struct SimulatedAccount {
 /// Open connections to one account: enough for the largest benchmark.
 const CONNECTIONS: usize = 16_384;
 
+/// How long a connection is kept on which nothing is asked: like servers in the field, longer than a
+/// gateway keeps it. Who closes it first could take a request with it.
+const CONNECTION_IDLE: Duration = crate::limits::UPSTREAM_POOL_IDLE.saturating_mul(4);
+
 impl SimulatedAccount {
     async fn start(
         account: &AccountConfig,
@@ -172,7 +176,7 @@ impl SimulatedAccount {
         let bounds = Bounds {
             connections: CONNECTIONS,
             shutdown_grace: Duration::ZERO,
-            request_head: crate::limits::REQUEST_HEAD,
+            request_head: CONNECTION_IDLE,
         };
         let server = Server::bind(&account.listen.to_string(), bounds).await?;
         let root = format!("http://{}", server.address());

@@ -147,6 +147,31 @@ impl Default for LimitSettings {
     }
 }
 
+impl LimitSettings {
+    /// Whether a gateway could work within them.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let times = [
+            ("upstream_connect", self.upstream_connect),
+            ("upstream_first_byte", self.upstream_first_byte),
+            ("upstream_idle", self.upstream_idle),
+            ("stream_comment", self.stream_comment),
+            ("socket_ping", self.socket_ping),
+            ("request_head", self.request_head),
+        ];
+        let is_nothing = |(_, time): &&(&str, Duration)| time.is_zero();
+        if let Some((name, _)) = times.iter().find(is_nothing) {
+            return Err(format!("limits.{name}: it must be longer than nothing"));
+        }
+        if !(1..=u32::MAX as usize).contains(&self.connections) {
+            return Err("limits.connections: it must be at least 1, and less than 2^32".to_owned());
+        }
+        if self.request_body_bytes == 0 {
+            return Err("limits.request_body_bytes: it must be at least 1".to_owned());
+        }
+        Ok(())
+    }
+}
+
 /// Where accounts of kind `codex` have their logins renewed.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]

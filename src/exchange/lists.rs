@@ -248,7 +248,7 @@ fn next(sources: &mut [Source], ascending: bool) -> Option<Item> {
             let position = i64::try_from(source.position).unwrap_or(i64::MAX);
             match ascending {
                 true => (created_at, position),
-                false => (-created_at, -position),
+                false => (created_at.saturating_neg(), -position),
             }
         })?;
     first.items.pop_front()

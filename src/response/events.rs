@@ -478,6 +478,13 @@ mod tests {
     }
 
     #[test]
+    fn figures_that_cannot_be_are_unknown() {
+        let stream = "data: {\"type\":\"response.completed\",\"response\":{\"usage\":{\"input_tokens\":9223372036854775807,\"input_tokens_details\":{\"cached_tokens\":-1},\"output_tokens\":2}}}\n\n";
+        let usage = facts_of(stream.as_bytes()).usage.unwrap();
+        assert_eq!((usage.input, usage.cached, usage.output), (None, None, Some(2)));
+    }
+
+    #[test]
     fn a_stream_without_figures_has_none() {
         let stream = "data: {\"type\":\"response.failed\",\"response\":{\"id\":\"r\",\"usage\":null,\"error\":{\"code\":\"server_error\"}}}\n\n";
         let facts = facts_of(stream.as_bytes());

@@ -45,7 +45,7 @@ impl Gathering {
                 return Err(TooLarge);
             }
             // Without a place, it comes behind those before.
-            let after = self.items.last().map_or(0, |(place, _)| place + 1);
+            let after = self.items.last().map_or(0, |(place, _)| place.saturating_add(1));
             self.items
                 .push((data.output_index.unwrap_or(after), item.to_owned()));
         }

@@ -109,9 +109,14 @@ fn session_token(request: &Request) -> Option<String> {
         .flatten()
 }
 
-/// Reads a small JSON object. It must say that it is one: no form of another page can.
+/// Reads a small JSON object. It must say that it is one: no form of another page can. Whoever logs in has
+/// shown no key yet, and must not keep a connection by being slow.
 async fn read_json<T: DeserializeOwned>(request: Request) -> Result<T, Response> {
-    read_json_up_to(request, limits::ADMIN_BODY_BYTES_MAX).await
+    let read = read_json_up_to(request, limits::ADMIN_BODY_BYTES_MAX);
+    match tokio::time::timeout(limits::ADMIN_BODY, read).await {
+        Ok(read) => read,
+        Err(_) => Err(errors::admin_body_too_large()),
+    }
 }
 
 /// The same, of another size.

@@ -317,6 +317,32 @@ async fn headers_without_end_are_refused() {
 }
 
 #[tokio::test]
+async fn who_logs_in_drop_by_drop_keeps_no_connection() {
+    use tokio::io::AsyncWriteExt as _;
+    let harness = Harness::over(1).await;
+    let mut stream = tokio::net::TcpStream::connect(&harness.gateway.address)
+        .await
+        .unwrap();
+    let head = "POST /admin/api/v1/session HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 60\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    eventually("the end of a slow login", || {
+        let mut answer = [0; 12];
+        let read = stream.try_read(&mut answer).unwrap_or(0);
+        (read == answer.len()).then(|| assert_eq!(&answer, b"HTTP/1.1 413"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_points_with_more_thoughts_than_any_request_is_refused() {
+    let harness = Harness::over(1).await;
+    let thoughts = (0..5000).map(|number| json!({ "type": "reasoning", "id": format!("rs_{number}") }));
+    let body = json!({ "model": "sim-large", "input": thoughts.collect::<Vec<_>>() });
+    let reply = harness.post(body).await;
+    assert_eq!((reply.status, reply.code().as_str()), (400, "invalid_reference"));
+}
+
+#[tokio::test]
 async fn who_sends_a_request_drop_by_drop_keeps_nobody_waiting() {
     use tokio::io::AsyncWriteExt as _;
     let harness = Harness::build(1)
