@@ -249,6 +249,7 @@ async fn converse(
         began: body_read,
         faults: 0,
         tried: Vec::new(),
+        refused: Vec::new(),
         waited: Duration::ZERO,
         last: None,
     };

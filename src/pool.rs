@@ -90,6 +90,9 @@ pub struct Wish<'a> {
     pub decision: &'a Decision,
     /// Those that were tried before.
     pub tried: &'a [AccountId],
+    /// Those that have refused it because they are limited: they are asked again when that is over, and
+    /// no other can.
+    pub refused: &'a [AccountId],
     /// The model that it names.
     pub model: Option<&'a str>,
     /// Those that do not have it, while others do.

@@ -40,6 +40,8 @@ pub(super) struct Turn<'a> {
     /// Attempts that failed by a fault of transport or server.
     pub(super) faults: u32,
     pub(super) tried: Vec<AccountId>,
+    /// Those that have refused because they are limited.
+    pub(super) refused: Vec<AccountId>,
     pub(super) waited: Duration,
     /// What the last attempt that failed would tell the client.
     pub(super) last: Option<Failed>,
@@ -205,6 +207,7 @@ impl Turn<'_> {
         Wish {
             decision: &plan.decision,
             tried: &self.tried,
+            refused: &self.refused,
             model: self.envelope.model.as_deref(),
             without_model: &plan.without_model,
             begins: self.begins,
@@ -239,8 +242,9 @@ impl Turn<'_> {
             return Ok(None);
         }
         // An account that is limited is kept away by its status, and may be asked again after it.
-        if failed.signal.is_none() {
-            self.tried.push(failed.account.id);
+        match failed.signal {
+            None => self.tried.push(failed.account.id),
+            Some(_) => self.refused.push(failed.account.id),
         }
         let pool = &self.gateway.pool;
         match failed.failure.is_fault() {

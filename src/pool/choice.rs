@@ -48,6 +48,7 @@ impl Members {
                 && !self.is_waited_for(member, place, now_ms)
         };
         let untried = |index: &usize| !wish.tried.contains(&self.list[*index].account.id);
+        let fresh = |index: &usize| untried(index) && !wish.refused.contains(&self.list[*index].account.id);
         let first = match wish.decision {
             Decision::Preferred(id) => candidates
                 .iter()
@@ -57,7 +58,8 @@ impl Members {
         };
         let all = || candidates.iter().copied();
         first
-            .filter(|home| ready(home) && untried(home))
+            .filter(|home| ready(home) && fresh(home))
+            .or_else(|| self.next_of(all().filter(|index| ready(index) && fresh(index))))
             .or_else(|| self.next_of(all().filter(|index| ready(index) && untried(index))))
             // A pinned request may ask again where it was refused: there is nowhere else.
             .or_else(|| all().find(ready).filter(|_| pinned))

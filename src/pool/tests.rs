@@ -40,6 +40,7 @@ fn pool(weights: &[u32], max_concurrent: Option<u32>) -> Arc<Pool> {
 fn wish<'a>(decision: &'a Decision, tried: &'a [AccountId]) -> Wish<'a> {
     Wish {
         without_model: &[],
+        refused: &[],
         decision,
         tried,
         model: Some("m"),

@@ -146,6 +146,22 @@ async fn among_faults_no_turn_reaches_a_foreign_account_and_no_new_one_fails_wit
 }
 
 #[tokio::test]
+async fn who_was_refused_is_not_sent_there_again_while_another_can_serve() {
+    let harness = Harness::over(2).await;
+    let busy = harness.open_stream("deltas=2;delta_delay=1h", "hi").await;
+    let home = busy.headers()["x-moorage-account"].to_str().unwrap().to_owned();
+    let other = if home == "sim-a" { "sim-b" } else { "sim-a" };
+    // Its limit is over at once, and it has the least load.
+    harness
+        .named(other)
+        .always(Some("status=429;retry_after=0".parse().unwrap()));
+    let reply = harness.post(said("something else", None)).await;
+    assert_eq!((reply.status, reply.account()), (200, home.as_str()));
+    assert_eq!(harness.row(reply.request_id()).await["attempts"], 2);
+    drop(busy);
+}
+
+#[tokio::test]
 async fn a_server_that_fails_time_after_time_is_left_alone_and_comes_back() {
     let harness = Harness::over(2).await;
     let first = harness.turn(None).await;
