@@ -27,6 +27,19 @@ use crate::upstream::http::Upstream;
 
 use roster::Roster;
 
+/// What a person does so that it can be listened on.
+fn what_to_do_about(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "; another program listens there: stop it, or choose another port with --listen"
+        }
+        std::io::ErrorKind::InvalidInput => "; write it as in 127.0.0.1:8440",
+        std::io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+        std::io::ErrorKind::PermissionDenied => "; ports below 1024 are for root: choose a higher one",
+        _ => "",
+    }
+}
+
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -37,7 +50,7 @@ pub enum StartError {
     #[error("the database cannot be used: {0}")]
     Store(#[from] StoreError),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {source}{}", what_to_do_about(source))]
     Listen {
         /// The address.
         address: String,

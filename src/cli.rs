@@ -36,7 +36,9 @@ pub struct Arguments {
     command: Option<Command>,
 }
 
+/// What every command has, listed behind its own options.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Common options")]
 struct Common {
     /// The configuration file; without, moorage.toml in the XDG directory, if it is there
     #[arg(long, global = true, env = "MOORAGE_CONFIG", value_name = "FILE")]
@@ -185,6 +187,14 @@ fn log_to_stderr(format: LogFormat) -> tracing_appender::non_blocking::WorkerGua
     guard
 }
 
+/// There is no thing of that name; what there is instead.
+fn no_such(thing: &str, name: &str, known: &[String]) -> anyhow::Error {
+    match known {
+        [] => anyhow::anyhow!("no {thing} is named '{name}'; there is none yet"),
+        _ => anyhow::anyhow!("no {thing} is named '{name}'; there are: {}", known.join(", ")),
+    }
+}
+
 /// Tells what was done and, if a gateway runs over the database, waits until it has taken it over.
 fn tell_taken_over(config: &Config, version: i64, done: &str) -> anyhow::Result<()> {
     if !store::is_served(&config.database) {
@@ -236,6 +246,14 @@ impl SecretSource {
     /// The file of a login.
     fn auth_file(&self) -> Option<&Path> {
         self.auth_file.as_deref()
+    }
+
+    /// The file with the key, if not only its owner can read it.
+    fn open_file(&self) -> Option<&Path> {
+        use std::os::unix::fs::MetadataExt as _;
+        let path = self.api_key_file.as_deref()?;
+        let mode = std::fs::metadata(path).ok()?.mode();
+        (mode & 0o077 != 0).then_some(path)
     }
 
     /// The key; none where there is a login.

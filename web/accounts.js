@@ -89,7 +89,7 @@ function accountTable(draw) {
   const columns = [
     { label: "Account", value: (row) => [h("a", { href: address({ view: "requests", account: row.account }) }, row.account),
       h("div", { class: "hint wide", title: row.source === "file" ? "It is in moorage.toml" : null }, row.source === "file" ? `${row.kind}, in the file` : row.kind)] },
-    { label: "State", value: (row) => [badge(state(row), row.switch === "off" ? "plain" : null), row.until && h("span", { class: "hint" }, " back in ", h("span", { "data-until": row.until }, write.until(row.until))), row.reason && h("span", { class: "hint wide" }, ` ${row.reason}`), row.limited_models && h("div", { class: "hint limited" }, `limited: ${write.withTimes(row.limited_models)}`), row.switch === "on" && row.what_to_do && h("div", { class: "to-do" }, row.what_to_do)] },
+    { label: "Status", value: (row) => [badge(state(row), row.switch === "off" ? "plain" : null), row.until && h("span", { class: "hint" }, " back in ", h("span", { "data-until": row.until }, write.until(row.until))), row.reason && h("span", { class: "hint wide" }, ` ${row.reason}`), row.limited_models && h("div", { class: "hint limited" }, `limited: ${write.withTimes(row.limited_models)}`), row.switch === "on" && row.what_to_do && h("div", { class: "to-do" }, row.what_to_do)] },
     { label: "Address", wide: true, kind: "long", value: (row) => [row.base_url, row.auth_file && h("div", { class: "hint" }, row.auth_file)] },
     { label: "Live", number: true, wide: true, title: "conversations that live on it", value: (row) => write.number(row.live_conversations) },
     { label: "Today", number: true, wide: true, title: "requests today (UTC), and their share of cached tokens", value: (row) => [write.number(row.requests_today), h("div", { class: "hint" }, `${write.percent(row.cached_percent_today)} cached`)] },
@@ -106,16 +106,18 @@ function accountTable(draw) {
 
 function confirmRemoval(account, draw) {
   const live = account.live_conversations;
-  dialog(`Remove ${account.account}?`,
-    h("p", {}, live ? `${write.number(live)} conversations live on it. They cannot go on without it; drain it first, and they end by themselves.` : "Its history stays. Conversations on it cannot go on."),
-    h("p", { class: "actions" },
-      h("button", {
-        type: "button", class: "danger", onclick: () => {
-          document.getElementById("dialog").close();
-          change(() => api.remove(`accounts/${encodeURIComponent(account.account)}`, live ? { force: true } : {}), draw);
-        },
-      }, live ? "Remove all the same" : "Remove"),
-      h("button", { type: "button", onclick: () => document.getElementById("dialog").close() }, "Keep it")));
+  confirm(`Remove ${account.account}?`,
+    live ? `${write.number(live)} conversations live on it. They cannot go on without it; drain it first, and they end by themselves.` : "Its history stays. Conversations on it cannot go on.",
+    live ? "Remove all the same" : "Remove",
+    () => change(() => api.remove(`accounts/${encodeURIComponent(account.account)}`, live ? { force: true } : {}), draw));
+}
+
+/** Asks before something that cannot be taken back. */
+function confirm(question, meaning, yes, act) {
+  const close = () => document.getElementById("dialog").close();
+  dialog(question, h("p", {}, meaning), h("p", { class: "actions" },
+    h("button", { type: "button", class: "danger", onclick: () => { close(); act(); } }, yes),
+    h("button", { type: "button", onclick: close }, "Keep it")));
 }
 
 function field(label, properties, hint) {
@@ -181,13 +183,13 @@ const ACCOUNT_KINDS = {
 
 function addAccount(draw) {
   return formDialog("Add an account", () => [
-    field("Name", { name: "name", required: true, pattern: "[A-Za-z0-9._@\\-]+", maxlength: 64 }, "letters, digits and . _ - @; the name of an account that is there gives it a new key"),
+    field("Name", { name: "name", required: true, pattern: "[A-Za-z0-9._@\\-]+", maxlength: 64 }, "letters, digits and . _ - @; the name of an account that is there gives it a new key, and what is left empty stays as it was"),
     choice("What it has", "kind", ACCOUNT_KINDS),
     h("details", {}, h("summary", {}, "More"),
       field("State domain", { name: "state_domain" }, "accounts of one domain share server-side state; without, it is its own"),
-      field("Weight", { name: "weight", type: "number", min: 1 }, "its share of the load, 1 if left empty"),
-      field("Priority", { name: "priority", type: "number" }, "those of the highest are used first, 0 if left empty"),
-      field("Requests at once", { name: "max_concurrent", type: "number", min: 1 }, "no bound if left empty")),
+      field("Weight", { name: "weight", type: "number", min: 1 }, "its share of the load; 1 for a new one"),
+      field("Priority", { name: "priority", type: "number" }, "those of the highest are used first; 0 for a new one"),
+      field("Requests at once", { name: "max_concurrent", type: "number", min: 0 }, "0 for no bound")),
   ].flat(), async (account) => {
     await api.post("accounts", account);
     document.getElementById("dialog").close();
@@ -199,20 +201,16 @@ function keyTable(keys, draw) {
   const columns = [
     { label: "Client key", value: (row) => h("a", { href: address({ view: "requests", client_key: row.client_key }) }, row.client_key) },
     { label: "Begins with", value: (row) => (row.begins_with?.length > 1 ? h("code", {}, row.begins_with) : write.UNKNOWN) },
-    { label: "Scope", wide: true, value: (row) => row.scope },
+    { label: "Scope", wide: true, value: (row) => (row.scope.startsWith("scope/") ? row.scope.slice(6) : h("span", { class: "hint" }, "its own")) },
     { label: "Since", wide: true, value: (row) => write.fullTime(new Date(row.created_at_ms).toISOString()) },
     { label: "Bounds", wide: true, kind: "long", value: (row) => bounds(row.bounds) },
     {
       label: "Do", value: (row) => (row.source === "file" ? h("span", { class: "hint", title: "It is in moorage.toml" }, "in the file") : h("span", { class: "actions" },
-        does("Rotate", row.client_key, () => change(async () => showKey(await api.post(`keys/${encodeURIComponent(row.client_key)}/rotate`)), draw), { title: "A new secret; its conversations stay" }),
+        does("Rotate", row.client_key, () => confirm(`Rotate ${row.client_key}?`, "It gets a new secret, and the old one is not let in any more. Its conversations stay.", "Rotate",
+          () => change(async () => showKey(await api.post(`keys/${encodeURIComponent(row.client_key)}/rotate`)), draw)), { title: "A new secret; its conversations stay" }),
         does("Bounds", row.client_key, changeBounds(row, draw), { title: "What it may do" }),
-        does("Revoke", row.client_key, () => dialog(`Revoke ${row.client_key}?`, h("p", {}, "Who uses it is not let in any more. Its history stays."),
-          h("p", { class: "actions" }, h("button", {
-            type: "button", class: "danger", onclick: () => {
-              document.getElementById("dialog").close();
-              change(() => api.post(`keys/${encodeURIComponent(row.client_key)}/revoke`), draw);
-            },
-          }, "Revoke"), h("button", { type: "button", onclick: () => document.getElementById("dialog").close() }, "Keep it")))))),
+        does("Revoke", row.client_key, () => confirm(`Revoke ${row.client_key}?`, "Who uses it is not let in any more. Its history stays.", "Revoke",
+          () => change(() => api.post(`keys/${encodeURIComponent(row.client_key)}/revoke`), draw))))),
     },
   ];
   return table("Client keys", columns, keys, { empty: "No client key yet: nobody can ask." });

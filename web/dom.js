@@ -9,9 +9,12 @@ function fill(node, properties, children) {
     else if (name === "value") node.value = value;
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...present(children));
   return node;
 }
+
+/** Those of some children that are to be shown: what is left out under a condition is none. */
+const present = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 
 export const h = (tag, properties, ...children) => fill(document.createElement(tag), properties, children);
 export const svg = (tag, properties, ...children) => fill(document.createElementNS(SVG, tag), properties, children);
@@ -70,7 +73,7 @@ export function dialog(title, ...content) {
   node.replaceChildren(
     h("header", {}, h("h2", { id: "dialog-title" }, title),
       h("button", { type: "button", class: "quiet", "aria-label": "Close", onclick: () => node.close() }, "✕")),
-    ...content.flat());
+    ...present(content));
   if (!node.open) node.showModal();
   return new Promise((resolve) => node.addEventListener("close", resolve, { once: true }));
 }

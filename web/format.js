@@ -24,10 +24,12 @@ export const currencyCode = () => currency;
 export const money = known((amount) => written(amount, amount === 0 || Math.abs(amount) >= 0.095 ? 2 : Math.abs(amount) >= 0.00095 ? 4 : 6));
 /** Of one request: all with the same digits, so that they can be compared. */
 export const smallMoney = known((amount) => written(amount, 4));
-function written(amount, digits) {
+/** Of a million tokens, in millionths: with all the digits that somebody wrote down. */
+export const price = known((micros) => written(micros / 1e6, 2, 6));
+function written(amount, digits, most = digits) {
   try {
     return new Intl.NumberFormat(undefined, {
-      style: "currency", currency, minimumFractionDigits: digits, maximumFractionDigits: digits,
+      style: "currency", currency, minimumFractionDigits: digits, maximumFractionDigits: most,
     }).format(amount);
   } catch {
     return `${amount.toFixed(digits)} ${currency}`;

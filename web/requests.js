@@ -179,7 +179,7 @@ function value(name, value) {
   if (value === null) return write.UNKNOWN;
   if (["outcome", "affinity"].includes(name)) return badge(value);
   if (name === "conversation_id") return h("a", { href: address({ view: "conversations", id: value }) }, value);
-  if (name === "price") return `${write.micros(value.input_micros)} in, ${write.micros(value.cached_micros)} cached, ${write.micros(value.output_micros)} out for a million tokens`;
+  if (name === "price") return `${write.price(value.input_micros)} in, ${write.price(value.cached_micros)} cached, ${write.price(value.output_micros)} out for a million tokens`;
   if (name.startsWith("cost")) return write.money(value);
   if (name === "started_at") return write.fullTime(value);
   if (name === "ended_at_ms") return write.fullTime(new Date(value).toISOString());

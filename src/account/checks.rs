@@ -57,7 +57,9 @@ pub fn check_base_url(kind: Kind, base_url: Option<&str>) -> Result<String, Stri
     let Some(url) = base_url.or(kind.usual_base_url()) else {
         return Err("give a base_url, for example https://api.openai.com/v1".to_owned());
     };
-    let uri: http::Uri = url.parse().map_err(|_| format!("base_url '{url}' is no URL"))?;
+    let uri: http::Uri = url
+        .parse()
+        .map_err(|_| format!("base_url '{url}' is no URL; write for example https://api.openai.com/v1"))?;
     let scheme = uri.scheme_str().unwrap_or_default();
     if !matches!(scheme, "http" | "https") || uri.host().is_none_or(str::is_empty) {
         return Err(format!(

@@ -2,12 +2,10 @@
 
 use clap::{Args, Subcommand};
 
-use crate::account::{
-    Kind, Switch, check_base_url, check_credential, check_name, doubt_about_base_url, own_domain,
-};
+use crate::account::{Kind, Switch, check_credential, check_name, doubt_about_base_url};
 use crate::clock::now_ms;
 use crate::config::{Config, absolute};
-use crate::store::accounts::{self, Change, NewAccount};
+use crate::store::accounts::{self, Change, Described};
 use crate::store::seal::Seal;
 use crate::store::{self};
 use crate::upstream::auth_file;
@@ -17,7 +15,7 @@ use super::{SecretSource, tell_taken_over};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AccountCommand {
-    /// Add an account, or give one a new key or address
+    /// Add an account, or give one a new key: what is not named stays as it was
     Add(AddArgs),
     /// The accounts, their status and what they did today
     List,
@@ -73,14 +71,14 @@ pub(super) struct AddArgs {
     /// Accounts of one domain share server-side state, as the keys of one project do
     #[arg(long)]
     state_domain: Option<String>,
-    /// Its share of the load, relative to the others
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    weight: u32,
-    /// Those of the highest priority are used first
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    priority: i32,
-    /// How many requests may run on it at once
+    /// Its share of the load, relative to the others; without, 1
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    weight: Option<u32>,
+    /// Those of the highest priority are used first; without, 0
+    #[arg(long, allow_negative_numbers = true)]
+    priority: Option<i32>,
+    /// How many requests may run on it at once; 0 for no bound
+    #[arg(long)]
     max_concurrent: Option<u32>,
 }
 
@@ -115,24 +113,31 @@ fn add(args: AddArgs, config: &Config) -> anyhow::Result<()> {
     let auth_file = args.secret.auth_file().map(absolute).transpose();
     let auth_file = auth_file.map_err(anyhow::Error::msg)?;
     check_credential(args.kind, secret.is_some(), auth_file.as_deref()).map_err(anyhow::Error::msg)?;
-    let account = NewAccount {
+    let described = Described {
+        name: args.name,
         kind: args.kind,
-        base_url: check_base_url(args.kind, args.base_url.as_deref()).map_err(anyhow::Error::msg)?,
-        state_domain: args.state_domain.unwrap_or_else(|| own_domain(&args.name)),
+        base_url: args.base_url,
+        state_domain: args.state_domain,
         weight: args.weight,
         priority: args.priority,
         max_concurrent: args.max_concurrent,
         auth_file,
-        name: args.name,
     };
+    let open = || store::open_writable(&config.database, config.file.durability);
+    let before = match config.database.exists() {
+        true => accounts::named(&open()?, &described.name)?,
+        false => None,
+    };
+    let account = described.over(before.as_ref()).map_err(anyhow::Error::msg)?;
     let login = account.auth_file.as_deref().map(auth_file::read).transpose()?;
-    let connection = store::open_writable(&config.database, config.file.durability)?;
+    let connection = open()?;
     let seal = Seal::open(&config.seal_key())?;
     if let Some(doubt) = doubt_about_base_url(account.kind, &account.base_url) {
         eprintln!("Are you sure? Its {doubt}.");
     }
     let change = accounts::add(&connection, &seal, &account, secret.as_ref(), now_ms())?;
-    changed(config, &account.name, change, "added")?;
+    let done = if before.is_some() { "changed" } else { "added" };
+    changed(config, &account.name, change, done)?;
     match (login, &account.auth_file) {
         (Some(login), Some(path)) => println!(
             "It is the ChatGPT login in {} (plan: {}). The login stays there, and is renewed there.\n\
@@ -142,6 +147,12 @@ fn add(args: AddArgs, config: &Config) -> anyhow::Result<()> {
         ),
         _ => println!("Its key is sealed in {}.", config.database.display()),
     }
+    if let Some(file) = args.secret.open_file() {
+        eprintln!(
+            "Others can read {0}; run chmod 600 on it, or remove it.",
+            file.display()
+        );
+    }
     Ok(())
 }
 
@@ -149,7 +160,7 @@ fn add(args: AddArgs, config: &Config) -> anyhow::Result<()> {
 fn changed(config: &Config, name: &str, change: Change, done: &str) -> anyhow::Result<()> {
     match change {
         Change::Made(version) => tell_taken_over(config, version, &format!("{name}: {done}.")),
-        Change::Unknown => anyhow::bail!("no account is named '{name}'"),
+        Change::Unknown => Err(no_account(name, &store::open_readable(&config.database)?)?),
         Change::InFile => anyhow::bail!(
             "the account '{name}' is in the configuration file; change it there, and send SIGHUP to the gateway"
         ),
@@ -160,13 +171,19 @@ fn changed(config: &Config, name: &str, change: Change, done: &str) -> anyhow::R
     }
 }
 
+fn no_account(name: &str, connection: &store::Connection) -> anyhow::Result<anyhow::Error> {
+    let known = accounts::list(connection)?.into_iter();
+    let known: Vec<String> = known.map(|stored| stored.account.name).collect();
+    Ok(super::no_such("account", name, &known))
+}
+
 fn show(name: &str, config: &Config) -> anyhow::Result<()> {
     let connection = store::open_readable(&config.database)?;
     let stored = accounts::list(&connection)?
         .into_iter()
         .find(|stored| stored.account.name == name);
     let Some(stored) = stored else {
-        anyhow::bail!("no account is named '{name}'");
+        return Err(no_account(name, &connection)?);
     };
     let account = &stored.account;
     let (_, until_ms, reason) = stored.standing.status.columns();

@@ -1,5 +1,6 @@
 //! `moorage doctor`: what is right and what is not, each with what to do about it.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,6 +26,11 @@ pub(super) struct DoctorArgs {
     online: bool,
 }
 
+/// Prints a line. Nobody needs to read to the end: `moorage doctor | head` still ends with what was found.
+macro_rules! tell {
+    ($($line:tt)*) => { writeln!(std::io::stdout(), $($line)*).ok() };
+}
+
 /// What was found so far.
 #[derive(Default)]
 struct Findings {
@@ -33,17 +39,17 @@ struct Findings {
 
 impl Findings {
     fn fine(&mut self, what: &str, found: &str) {
-        println!("ok     {what:<14} {found}");
+        tell!("ok     {what:<14} {found}");
     }
 
     fn odd(&self, what: &str, found: &str) {
-        println!("odd    {what:<14} {found}");
+        tell!("odd    {what:<14} {found}");
     }
 
     fn wrong(&mut self, what: &str, found: &str, to_do: &str) {
         self.wrong += 1;
-        println!("WRONG  {what:<14} {found}");
-        println!("       {:<14} {to_do}", "");
+        tell!("WRONG  {what:<14} {found}");
+        tell!("       {:<14} {to_do}", "");
     }
 }
 
@@ -72,11 +78,11 @@ pub(super) fn run(args: &DoctorArgs, places: Places) -> anyhow::Result<ExitCode>
     }
     match findings.wrong {
         0 => {
-            println!("\nNothing is wrong.");
+            tell!("\nNothing is wrong.");
             Ok(ExitCode::SUCCESS)
         }
         count => {
-            println!("\n{count} of these want something done.");
+            tell!("\n{count} of these want something done.");
             Ok(ExitCode::FAILURE)
         }
     }

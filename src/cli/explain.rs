@@ -97,16 +97,20 @@ fn read(request: &PathBuf) -> anyhow::Result<Bytes> {
 
 fn key<'a>(keys: &'a [ClientKey], name: Option<&str>) -> anyhow::Result<&'a ClientKey> {
     let names = || {
-        let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
-        names.join(", ")
+        let names = keys.iter().map(|key| key.name.clone());
+        names.collect::<Vec<_>>()
     };
     match (name, keys) {
         (None, [key]) => Ok(key),
-        (None, _) => anyhow::bail!("say which client key would send it, with --key: {}", names()),
+        (None, []) => anyhow::bail!("no client key is set up yet; make one: moorage key add NAME"),
+        (None, _) => anyhow::bail!(
+            "say which client key would send it, with --key: {}",
+            names().join(", ")
+        ),
         (Some(name), _) => keys
             .iter()
             .find(|key| key.name == name)
-            .with_context(|| format!("no client key is named '{name}'; there are: {}", names())),
+            .ok_or_else(|| super::no_such("client key", name, &names())),
     }
 }
 

@@ -34,10 +34,18 @@ pub(super) struct ConversationArgs {
 #[derive(Debug, Args)]
 pub(super) struct RequestArgs {
     /// Its id, as in x-moorage-request-id and in the log
+    #[arg(value_parser = parse_request_id)]
     id: i64,
     /// JSON, one object
     #[arg(long)]
     json: bool,
+}
+
+fn parse_request_id(text: &str) -> Result<i64, String> {
+    let id = text
+        .parse()
+        .map_err(|_| "it is a number, as in x-moorage-request-id and in the log");
+    Ok(id?)
 }
 
 #[derive(Debug, Args)]

@@ -29,6 +29,9 @@ pub(super) enum KeyCommand {
     Bounds {
         /// Its name
         name: String,
+        /// Take all bounds away
+        #[arg(long, conflicts_with = "BoundArgs")]
+        unbounded: bool,
         #[command(flatten)]
         bounds: BoundArgs,
     },
@@ -59,16 +62,16 @@ pub(super) struct BoundArgs {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_concurrent: Option<u32>,
     /// Tokens in and out that it may use in a day (UTC)
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_tokens)]
     tokens_per_day: Option<i64>,
     /// Tokens in and out that it may use in a month (UTC)
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_tokens)]
     tokens_per_month: Option<i64>,
     /// What it may cost in a day (UTC), by the prices of the configuration
-    #[arg(long, value_name = "AMOUNT")]
+    #[arg(long, value_name = "AMOUNT", value_parser = parse_amount)]
     cost_per_day: Option<f64>,
     /// What it may cost in a month (UTC), by the prices of the configuration
-    #[arg(long, value_name = "AMOUNT")]
+    #[arg(long, value_name = "AMOUNT", value_parser = parse_amount)]
     cost_per_month: Option<f64>,
     /// Let the client see what the upstream says about its quota
     #[arg(long)]
@@ -103,6 +106,16 @@ fn parse_expiry(text: &str) -> Result<i64, String> {
     }
 }
 
+fn parse_tokens(text: &str) -> Result<i64, String> {
+    let tokens = text.replace('_', "").parse().ok().filter(|tokens| *tokens >= 0);
+    tokens.ok_or_else(|| format!("'{text}' is no number of tokens; write for example 2000000 or 2_000_000"))
+}
+
+fn parse_amount(text: &str) -> Result<f64, String> {
+    let amount = text.parse().ok().filter(|amount: &f64| amount.is_finite());
+    amount.ok_or_else(|| format!("'{text}' is no amount; write for example 5 or 2.50"))
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum AdminKeyCommand {
     /// Make a new admin key; the old one is valid no more
@@ -114,12 +127,17 @@ pub(super) fn run(command: KeyCommand, config: &Config) -> anyhow::Result<()> {
     match command {
         KeyCommand::Add { name, scope, bounds } => {
             check_name(&name).map_err(anyhow::Error::msg)?;
+            let bounds = bounds.bounds()?;
+            anyhow::ensure!(
+                bounds.expires_at_ms.is_none_or(|at_ms| at_ms > now_ms()),
+                "--expires is over already: nobody could use this key"
+            );
             let key = client_keys::generate("mk")?;
             let new = NewClientKey {
                 name: &name,
                 scope: scope.as_deref(),
                 key: &key,
-                bounds: &bounds.bounds()?,
+                bounds: &bounds,
             };
             let Some(version) = client_keys::add(&connection, &new, now_ms())? else {
                 anyhow::bail!(
@@ -129,31 +147,53 @@ pub(super) fn run(command: KeyCommand, config: &Config) -> anyhow::Result<()> {
             show_once(&name, &key);
             tell_taken_over(config, version, &format!("{name}: added."))
         }
-        KeyCommand::Bounds { name, bounds } => {
-            let change = client_keys::set_bounds(&connection, &name, &bounds.bounds()?)?;
-            tell_taken_over(config, made(&name, change)?, &format!("{name}: changed."))
+        KeyCommand::Bounds {
+            name,
+            unbounded,
+            bounds,
+        } => {
+            let bounds = bounds.bounds()?;
+            anyhow::ensure!(
+                unbounded || bounds != KeyBounds::default(),
+                "say what '{name}' may do, as in --max-concurrent 2; --unbounded takes all bounds away"
+            );
+            let change = client_keys::set_bounds(&connection, &name, &bounds)?;
+            let version = made(&connection, &name, change)?;
+            let now = match said(&bounds) {
+                none if none == "-" => "without bound".to_owned(),
+                words => words,
+            };
+            tell_taken_over(config, version, &format!("{name}: changed, now {now}."))
         }
         KeyCommand::List => print(list(&connection)?, Format::Table),
         KeyCommand::Rotate { name } => {
             let key = client_keys::generate("mk")?;
-            let version = made(&name, client_keys::rotate(&connection, &name, &key)?)?;
+            let version = made(&connection, &name, client_keys::rotate(&connection, &name, &key)?)?;
             show_once(&name, &key);
             tell_taken_over(config, version, &format!("{name}: rotated."))
         }
         KeyCommand::Revoke { name } => {
-            let version = made(&name, client_keys::revoke(&connection, &name, now_ms())?)?;
+            let version = made(
+                &connection,
+                &name,
+                client_keys::revoke(&connection, &name, now_ms())?,
+            )?;
             tell_taken_over(config, version, &format!("{name}: revoked."))
         }
     }
 }
 
-fn made(name: &str, change: Change) -> anyhow::Result<i64> {
+fn made(connection: &store::Connection, name: &str, change: Change) -> anyhow::Result<i64> {
     match change {
         Change::Made(version) => Ok(version),
         Change::InFile => anyhow::bail!(
             "the client key '{name}' is in the configuration file; change it there, and send SIGHUP to the gateway"
         ),
-        _ => anyhow::bail!("no client key is named '{name}'"),
+        _ => {
+            let known = client_keys::list(connection)?.into_iter();
+            let known: Vec<String> = known.map(|key| key.name).collect();
+            Err(super::no_such("client key", name, &known))
+        }
     }
 }
 
@@ -180,7 +220,7 @@ fn list(connection: &store::Connection) -> anyhow::Result<Rows> {
     let rows = keys.into_iter().map(|key| {
         [
             key.name,
-            key.scope,
+            key.scope.strip_prefix("scope/").unwrap_or("its own").to_owned(),
             key.visible_prefix,
             key.source,
             moment(key.created_at_ms),

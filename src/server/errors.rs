@@ -217,7 +217,7 @@ fn plain(status: StatusCode, kind: &'static str, code: &'static str, message: St
 
 /// No such route.
 pub(super) fn unknown_route(path: &str) -> Response {
-    let message = format!("Moorage has nothing at {path}.");
+    let message = format!("Moorage has nothing at {path}; the API is below /v1, the page at /.");
     plain(StatusCode::NOT_FOUND, INVALID_REQUEST, "unknown_url", message).into_response()
 }
 

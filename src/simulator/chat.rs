@@ -143,6 +143,14 @@ fn chunks(head: &Value, text: &str, asked: &Value, usage: &Value, fault: &Fault)
         false => json!([{ "index": 0, "text": text, "finish_reason": reason }]),
     };
     let cut = |index: usize| text.floor_char_boundary(text.len() * index / DELTAS);
+    if is_chat {
+        // Who speaks is said once: `openai` for Node takes no message without it.
+        let delta = json!({ "role": "assistant", "content": "" });
+        send(
+            json!([{ "index": 0, "delta": delta, "finish_reason": null }]),
+            None,
+        );
+    }
     for index in 0..DELTAS {
         send(choice(&text[cut(index)..cut(index + 1)], Value::Null), None);
     }

@@ -7,9 +7,67 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::roster;
 use super::seal::Seal;
 use super::{StoreError, begin};
-use crate::account::{Account, AccountId, Credential, Kind, Secret, Standing, StateDomain, Status, Switch};
+use crate::account::{
+    Account, AccountId, Credential, Kind, Secret, Standing, StateDomain, Status, Switch, check_base_url,
+    own_domain,
+};
 use crate::affinity::Gone;
 use crate::quota::Quota;
+
+/// What a person says of an account.
+#[derive(Debug, Clone)]
+pub struct Described {
+    /// Unique.
+    pub name: String,
+    /// What its upstream is.
+    pub kind: Kind,
+    /// Where requests go.
+    pub base_url: Option<String>,
+    /// See [`Account::state_domain`].
+    pub state_domain: Option<String>,
+    /// See [`Account::weight`].
+    pub weight: Option<u32>,
+    /// See [`Account::priority`].
+    pub priority: Option<i32>,
+    /// See [`Account::max_concurrent`]; 0 takes the bound away.
+    pub max_concurrent: Option<u32>,
+    /// Where the login of a kind that has one is kept.
+    pub auth_file: Option<PathBuf>,
+}
+
+impl Described {
+    /// The account that is meant. What is not said stays as it was `before`, in an account of the same
+    /// name and kind: a new key must not take away what it shares, or its bounds.
+    ///
+    /// # Errors
+    /// If the base URL is none, in words for the person.
+    pub fn over(self, before: Option<&NewAccount>) -> Result<NewAccount, String> {
+        let before = before.filter(|before| before.kind == self.kind);
+        let base_url = self
+            .base_url
+            .as_deref()
+            .or(before.map(|before| &*before.base_url));
+        let state_domain = self
+            .state_domain
+            .or(before.map(|before| before.state_domain.clone()));
+        let max_concurrent = self
+            .max_concurrent
+            .or(before.and_then(|before| before.max_concurrent));
+        Ok(NewAccount {
+            kind: self.kind,
+            base_url: check_base_url(self.kind, base_url)?,
+            state_domain: state_domain.unwrap_or_else(|| own_domain(&self.name)),
+            weight: self.weight.or(before.map(|before| before.weight)).unwrap_or(1),
+            priority: self
+                .priority
+                .or(before.map(|before| before.priority))
+                .unwrap_or(0),
+            max_concurrent: max_concurrent.filter(|most| *most > 0),
+            auth_file: self.auth_file,
+            name: self.name,
+        })
+    }
+}
 
 /// An account to put into the database.
 #[derive(Debug, Clone)]
@@ -158,6 +216,15 @@ pub fn list(connection: &Connection) -> Result<Vec<StoredAccount>, StoreError> {
         })
     })?;
     Ok(accounts.collect::<Result<_, _>>()?)
+}
+
+/// The account of that name, if there is one.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn named(connection: &Connection, name: &str) -> Result<Option<NewAccount>, StoreError> {
+    let accounts = list(connection)?.into_iter().map(|stored| stored.account);
+    Ok(accounts.into_iter().find(|account| account.name == name))
 }
 
 /// Lists the accounts that were removed: where they shared their state, others have it still.

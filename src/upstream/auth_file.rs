@@ -36,7 +36,7 @@ pub struct Login {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     /// It is not there.
-    #[error("{0} is not there")]
+    #[error("{0} is not there; 'codex login' makes it")]
     Missing(String),
     /// It is there, and holds no ChatGPT login.
     #[error("{0} holds no ChatGPT login")]

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use moorage::simulator::{Simulator, SimulatorConfig};
 use serde_json::{Value, json};
 
-use crate::harness::{Harness, Reply, moorage, said};
+use crate::harness::{Harness, Reply, WithJson as _, moorage, said};
 
 /// A command with a home of its own.
 fn at_home(home: &Path) -> Command {
@@ -537,14 +537,94 @@ async fn a_command_whose_output_nobody_reads_to_its_end_just_ends() {
     for _ in 0..3 {
         harness.turn(None).await;
     }
-    let config = harness.folder().join("moorage.toml");
-    let mut command = moorage();
-    command.args(["usage", "--json", "--config"]).arg(config);
-    // A pipe whose other end is closed already.
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    for arguments in [&["usage", "--json"][..], &["doctor"]] {
+        let config = harness.folder().join("moorage.toml");
+        let mut command = moorage();
+        command.args(arguments).arg("--config").arg(config);
+        // A pipe whose other end is closed already.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        assert_eq!(text(&output.stderr), "");
+    }
+}
+
+#[tokio::test]
+async fn an_account_that_gets_a_new_key_keeps_what_is_not_named() {
+    let harness = Harness::over(1).await;
+    let key = harness.folder().join("second.key");
+    std::fs::write(&key, "sk-second").unwrap();
+    let key = key.to_str().unwrap();
+    let add = |more: &[&str]| {
+        let said = harness.run(&[&["account", "add", "second", "--api-key-file", key], more].concat());
+        (said, harness.run(&["account", "show", "second"]))
+    };
+    let bounds = [
+        "--state-domain",
+        "home",
+        "--weight",
+        "3",
+        "--priority",
+        "-1",
+        "--max-concurrent",
+        "2",
+    ];
+    let (said, first) = add(&[&["--base-url", "http://127.0.0.1:9/v1"], &bounds[..]].concat());
+    assert!(said.starts_with("second: added."), "{said}");
+    let (said, again) = add(&[]);
+    assert!(said.starts_with("second: changed."), "{said}");
+    assert_eq!(again, first);
+
+    // The page does the same over the admin API.
+    let described = json!({ "name": "second", "api_key": "sk-other", "weight": 4, "max_concurrent": 0 });
+    let reply = Reply::of(harness.admin("POST", "accounts").json(&described)).await;
+    assert_eq!(reply.status, 200);
+    let shown = Reply::of(harness.admin("GET", "accounts/second")).await.json();
+    let kept =
+        ["state_domain", "weight", "priority", "max_concurrent", "base_url"].map(|name| shown[name].clone());
+    let expected = [
+        json!("home"),
+        json!(4),
+        json!(-1),
+        Value::Null,
+        json!("http://127.0.0.1:9/v1"),
+    ];
+    assert_eq!(kept, expected);
+}
+
+#[tokio::test]
+async fn who_gets_a_name_wrong_is_told_the_right_ones() {
+    let harness = Harness::over(1).await;
+    for (arguments, there) in [
+        (["account", "show", "nobody"], harness.account(0).name()),
+        (["account", "enable", "nobody"], harness.account(0).name()),
+        (["key", "rotate", "nobody"], "laptop"),
+    ] {
+        let told = failed(harness.command(&arguments));
+        assert!(told.contains("is named 'nobody'; there are: "), "{told}");
+        assert!(told.contains(there), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_said_with_what_to_do() {
+    let harness = Harness::over(1).await;
+    let home = tempfile::tempdir().unwrap();
+    let listen = harness.gateway.url().replace("http://", "");
+    let told = failed(
+        at_home(home.path())
+            .args(["serve", "--listen", &listen])
+            .output()
+            .unwrap(),
+    );
+    assert!(told.contains("another program listens there"), "{told}");
+    let told = failed(
+        at_home(home.path())
+            .args(["serve", "--listen", "localhost"])
+            .output()
+            .unwrap(),
+    );
+    assert!(told.contains("write it as in 127.0.0.1:8440"), "{told}");
 }
 
 /// What a command says where a person looks on, and where nobody does: standard output and error.

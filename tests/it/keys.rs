@@ -39,6 +39,26 @@ async fn a_key_lets_nobody_in_after_its_time() {
 }
 
 #[tokio::test]
+async fn bounds_are_not_taken_away_by_saying_nothing() {
+    let harness = Harness::over(1).await;
+    key(&harness, &["--max-concurrent", "2"]);
+    let told = harness.command(&["key", "bounds", "guest"]);
+    assert!(String::from_utf8_lossy(&told.stderr).contains("--unbounded takes all bounds away"));
+    assert!(harness.run(&["key", "list"]).contains("2 at once"));
+    let told = harness.run(&["key", "bounds", "guest", "--tokens-per-day", "2_000_000"]);
+    assert!(
+        told.contains("guest: changed, now 2000000 tokens a day."),
+        "{told}"
+    );
+    let told = harness.run(&["key", "bounds", "guest", "--unbounded"]);
+    assert!(told.contains("guest: changed, now without bound."), "{told}");
+    // One that could never be used is a mistake.
+    let told = harness.command(&["key", "add", "late", "--expires", "2020-01-31"]);
+    assert!(String::from_utf8_lossy(&told.stderr).contains("--expires is over already"));
+    assert!(!harness.run(&["key", "list"]).contains("late"));
+}
+
+#[tokio::test]
 async fn a_key_asks_only_for_the_models_that_it_may() {
     let harness = Harness::over(1).await;
     let guest = key(&harness, &["--model", "sim-small", "--model", "gpt-5*"]);

@@ -75,7 +75,10 @@ async fn a_person_logs_in_looks_at_the_overview_and_goes_down_to_one_request() {
     // One request, with its attempts and all that is kept of it, and back.
     browser.click("tbody tr:nth-child(2) td:nth-child(5)").await;
     browser.until("document.querySelector('dialog[open]')").await;
-    assert!(browser.text("dialog").await.contains("previous response id"));
+    let told = browser.text("dialog").await;
+    assert!(told.contains("previous response id"), "{told}");
+    // What there is not is not shown, and not told to be null.
+    assert!(!told.contains("null"), "{told}");
     browser.picture("request").await;
     browser.press(ESCAPE).await;
     browser
@@ -261,8 +264,21 @@ async fn accounts_and_keys_are_managed_on_the_page() {
     browser
         .enter("dialog [name=name]", &format!("phone{ENTER}"))
         .await;
-    let key = browser.text("dialog .secret").await;
+    let first = browser.text("dialog .secret").await;
     browser.picture("key").await;
+    browser.press(ESCAPE).await;
+    // A new secret ends the old one, and so it is asked for twice.
+    browser.click("[data-does='Rotate phone']").await;
+    assert!(
+        browser
+            .text("dialog")
+            .await
+            .contains("the old one is not let in any more")
+    );
+    browser.click("dialog .danger").await;
+    browser.until("document.querySelector('dialog .secret')").await;
+    let key = browser.text("dialog .secret").await;
+    assert_ne!(key, first);
     let ask = async |key: &str| {
         let url = format!("{}/v1/responses", harness.gateway.url());
         Reply::of(
@@ -275,7 +291,7 @@ async fn accounts_and_keys_are_managed_on_the_page() {
         .await
         .status
     };
-    assert_eq!(ask(&key).await, 200);
+    assert_eq!((ask(&first).await, ask(&key).await), (401, 200));
     browser.press(ESCAPE).await;
     // What it may do is bounded, told, and freed again.
     browser.click("[data-does='Bounds phone']").await;

@@ -7,9 +7,9 @@ use axum::response::{IntoResponse as _, Json, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::account::{Kind, Secret, Switch, check_base_url, check_credential, check_name, own_domain};
+use crate::account::{Kind, Secret, Switch, check_credential, check_name};
 use crate::clock::now_ms;
-use crate::store::accounts::{self, NewAccount};
+use crate::store::accounts;
 use crate::store::seal::Seal;
 use crate::store::{Connection, StoreError, history};
 use crate::upstream::auth_file;
@@ -28,10 +28,8 @@ struct Described {
     api_key: Option<String>,
     auth_file: Option<PathBuf>,
     state_domain: Option<String>,
-    #[serde(default = "default_weight")]
-    weight: u32,
-    #[serde(default)]
-    priority: i32,
+    weight: Option<u32>,
+    priority: Option<i32>,
     max_concurrent: Option<u32>,
 }
 
@@ -39,32 +37,28 @@ fn default_kind() -> Kind {
     Kind::OpenAi
 }
 
-fn default_weight() -> u32 {
-    1
-}
-
 impl Described {
-    fn checked(self) -> Result<(NewAccount, Option<Secret>), String> {
+    fn checked(self) -> Result<(accounts::Described, Option<Secret>), String> {
         check_name(&self.name)?;
-        if self.weight == 0 || self.max_concurrent == Some(0) {
-            return Err("weight and max_concurrent are at least 1".to_owned());
+        if self.weight == Some(0) {
+            return Err("weight is at least 1".to_owned());
         }
         let secret = self.api_key.as_deref().map(Secret::new);
         let secret = secret
             .map(|secret| secret.ok_or("api_key is no usable key"))
             .transpose()?;
         check_credential(self.kind, secret.is_some(), self.auth_file.as_deref())?;
-        let account = NewAccount {
+        let described = accounts::Described {
+            name: self.name,
             kind: self.kind,
-            base_url: check_base_url(self.kind, self.base_url.as_deref())?,
-            state_domain: self.state_domain.unwrap_or_else(|| own_domain(&self.name)),
+            base_url: self.base_url,
+            state_domain: self.state_domain,
             weight: self.weight,
             priority: self.priority,
             max_concurrent: self.max_concurrent,
             auth_file: self.auth_file,
-            name: self.name,
         };
-        Ok((account, secret))
+        Ok((described, secret))
     }
 }
 
@@ -117,8 +111,21 @@ pub(super) async fn add(State(front): State<Front>, request: Request) -> Respons
         Ok(described) => described,
         Err(refused) => return refused,
     };
-    let (account, secret) = match described.checked() {
+    let (described, secret) = match described.checked() {
         Ok(checked) => checked,
+        Err(message) => return errors::invalid_request(message),
+    };
+    let name = described.name.clone();
+    let before = front
+        .gateway
+        .store
+        .look(move |connection| accounts::named(connection, &name));
+    let before = match before.await {
+        Ok(before) => before,
+        Err(error) => return errors::unreadable(&error),
+    };
+    let account = match described.over(before.as_ref()) {
+        Ok(account) => account,
         Err(message) => return errors::invalid_request(message),
     };
     if let Some(path) = account.auth_file.clone() {
