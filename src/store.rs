@@ -57,9 +57,12 @@ pub enum StoreError {
     /// No connection could be opened in time.
     #[error("{0}")]
     Readers(#[from] r2d2::Error),
-    /// The schema could not be brought up to date, or is newer than this program.
+    /// The schema could not be brought up to date.
     #[error("{0}")]
-    Migration(#[from] rusqlite_migration::Error),
+    Migration(rusqlite_migration::Error),
+    /// The schema is newer than this program.
+    #[error("a newer moorage has used this database; use that one, or go back to a copy from before")]
+    Newer,
     /// A file could not be read or written.
     #[error("{path}: {source}", path = path.display())]
     File {
@@ -92,6 +95,16 @@ pub enum StoreError {
     /// The writer has ended.
     #[error("the store is closed")]
     Closed,
+}
+
+impl From<rusqlite_migration::Error> for StoreError {
+    fn from(error: rusqlite_migration::Error) -> StoreError {
+        use rusqlite_migration::{Error, MigrationDefinitionError};
+        match error {
+            Error::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => StoreError::Newer,
+            error => StoreError::Migration(error),
+        }
+    }
 }
 
 /// What a commit survives.

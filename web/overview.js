@@ -179,7 +179,7 @@ function tiles(usage, chosen) {
     tile("Cost", write.micros(totals.cost_micros), totals.without_price ? `${write.number(totals.without_price)} requests have no price` : null,
       totals.cost_micros === null ? h("span", {}, totals.without_price ? "no price is set" : "") : `${write.micros(totals.saved_micros)} saved by the cache `, change(totals.cost_micros, before.cost_micros, true)),
     tile("Lost at moves", totals.lost_micros === null ? write.compact(totals.lost_tokens ?? 0) : write.micros(totals.lost_micros),
-      "cached tokens that a move to another account lost", [h("a", { href: address({ view: "requests", affinity: "astray" }) }, `${write.number(totals.moves)} ${totals.moves === 1 ? "move" : "moves"}`), ` · ${write.compact(totals.lost_tokens ?? 0)} tokens`]),
+      "cached tokens that a move to another account lost", [h("a", { href: address({ view: "requests", affinity: "astray", from: iso(chosen.from), to: iso(chosen.to) }) }, `${write.number(totals.moves)} ${totals.moves === 1 ? "move" : "moves"}`), ` · ${write.compact(totals.lost_tokens ?? 0)} tokens`]),
     tile("Errors", write.compact(totals.errors), write.number(totals.errors),
       [h("a", { href: address({ view: "requests", outcome: "errors", from: iso(chosen.from), to: iso(chosen.to) }) }, write.percent(errorShare)), " of the requests "], change(totals.errors, before.errors, true)));
 }
@@ -251,7 +251,8 @@ function partsTable(usage, chosen) {
     { label: "Cost", number: true, value: (part) => write.micros(part.cost_micros) },
     { label: "Saved", number: true, wide: true, value: (part) => write.micros(part.saved_micros) },
   ];
-  return table(`By ${SPLITS[chosen.by].toLowerCase()}`, columns, usage.parts, { empty: "Nothing in this range." });
+  const largestFirst = [...usage.parts].sort((a, b) => measure.value(b) - measure.value(a));
+  return table(`By ${SPLITS[chosen.by].toLowerCase()}`, columns, largestFirst, { empty: "Nothing in this range." });
 }
 
 function asTable(usage, chosen) {

@@ -54,7 +54,7 @@ export async function show(main, query) {
       table("Requests", columns, list.rows, {
         key: (row) => row.request_id, address: (row) => row.request_id,
         rowClass: (row) => (known.size && !known.has(String(row.request_id)) && row.request_id > Math.max(...known) ? "fresh" : null),
-        empty: list.next ? "None so far." : "No request is like that.",
+        empty: list.next ? "None so far." : Object.keys(filter).length ? "No request is like that." : "No request yet.",
       }),
       ...(list.next ? [h("p", { class: "next" },
         h("button", { type: "button", onclick: () => more().catch(tell) }, "Show more"),

@@ -153,11 +153,13 @@ fn look_at_database(findings: &mut Findings, config: &Config) -> Option<Connecti
     let connection = match store::open_writable(path, config.file.durability) {
         Ok(connection) => connection,
         Err(error) => {
-            findings.wrong(
-                "database",
-                &format!("{shown}: {error}"),
-                "look at who owns it and whether its disk is full; a copy comes back by putting it there",
-            );
+            let to_do = match &error {
+                store::StoreError::Newer => "nothing is lost: this program is the older one",
+                _ => {
+                    "look at who owns it and whether its disk is full; a copy comes back by putting it there"
+                }
+            };
+            findings.wrong("database", &format!("{shown}: {error}"), to_do);
             return None;
         }
     };

@@ -607,6 +607,20 @@ async fn who_gets_a_name_wrong_is_told_the_right_ones() {
 }
 
 #[tokio::test]
+async fn a_database_of_a_newer_program_is_left_alone_and_said_to_be_one() {
+    let mut harness = Harness::over(1).await;
+    harness.gateway.kill();
+    let database = rusqlite::Connection::open(harness.database()).unwrap();
+    database.pragma_update(None, "user_version", 10_000).unwrap();
+    for arguments in [&["serve"][..], &["usage"], &["key", "list"]] {
+        let told = failed(harness.command(arguments));
+        assert!(told.contains("a newer moorage has used this database"), "{told}");
+    }
+    let doctor = text(&harness.command(&["doctor"]).stdout);
+    assert!(doctor.contains("this program is the older one"), "{doctor}");
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_said_with_what_to_do() {
     let harness = Harness::over(1).await;
     let home = tempfile::tempdir().unwrap();
