@@ -280,7 +280,10 @@ impl Turn<'_> {
             faults: self.faults,
             time: self.began.elapsed(),
         };
-        let next = retry::next(failed.failure, plan.is_alone(), spent);
+        let next = match self.has_gone() {
+            true => Next::GiveUp,
+            false => retry::next(failed.failure, plan.is_alone(), spent),
+        };
         // That nobody has the model says more than that one cannot be asked now.
         if failed.signal.is_none() || !self.nobody_has_the_model() {
             self.last = Some(failed);
@@ -291,13 +294,19 @@ impl Turn<'_> {
         }
     }
 
+    /// Whether some of a body that passes has gone, and is not here any more: its client has it, and may
+    /// send it anew.
+    fn has_gone(&self) -> bool {
+        matches!(&self.question.body, Content::Passing { body, .. } if body.has_begun())
+    }
+
     /// Another account may have the model, whatever their lists say.
     fn may_try_another(&self, plan: &Plan, record: &mut Record) -> bool {
         let accounts = match &plan.decision {
             Decision::Pinned(members) => members.len(),
             _ => self.gateway.pool.len(),
         };
-        record.row().attempts < limits::ATTEMPTS_MAX && self.tried.len() + 1 < accounts
+        !self.has_gone() && record.row().attempts < limits::ATTEMPTS_MAX && self.tried.len() + 1 < accounts
     }
 
     /// Whether an account has said that it does not have the model, and no other lists it.

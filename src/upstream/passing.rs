@@ -70,7 +70,7 @@ impl Passing {
     }
 
     /// Whether something of it has gone.
-    pub(super) fn has_begun(&self) -> bool {
+    pub fn has_begun(&self) -> bool {
         self.has_begun.load(Ordering::Relaxed)
     }
 

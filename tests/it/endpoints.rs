@@ -667,6 +667,31 @@ async fn a_file_of_512_mb_streams_through_both_ways_and_is_never_held() {
 }
 
 #[tokio::test]
+async fn an_upload_of_which_something_has_gone_is_not_begun_again_elsewhere() {
+    let limited = crate::raw::RawUpstream::start().await;
+    let refusal =
+        "HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\nconnection: close\r\nretry-after: 60\r\n\r\n";
+    limited.say(vec![refusal.as_bytes().to_vec()]);
+    let simulator = moorage::simulator::Simulator::start(Default::default())
+        .await
+        .unwrap();
+    let live = simulator.accounts()[0].base_url().to_owned();
+    let accounts = [
+        ("limited".to_owned(), limited.base_url.clone(), "k".to_owned()),
+        ("sim-a".to_owned(), live, "sk-sim-a".to_owned()),
+    ];
+    let harness = Harness::build(0).start_over(simulator, &accounts).await;
+    let content = "x".repeat(200_000);
+    let reply = upload(&harness, KEY, "/files", &content).await;
+    assert_eq!((reply.status, reply.account()), (429, "limited"), "{reply:?}");
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    // Whoever sends it anew, as SDKs do, is served.
+    let again = upload(&harness, KEY, "/files", &content).await;
+    assert_eq!((again.status, again.account()), (200, "sim-a"));
+    assert_eq!(again.json()["bytes"], 200_000);
+}
+
+#[tokio::test]
 async fn an_upload_over_the_limit_is_refused() {
     let harness = Harness::build(1)
         .section("[limits]\nupload_bytes = 1000")
