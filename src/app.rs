@@ -116,6 +116,7 @@ impl App {
             connections: limits.connections,
             shutdown_grace: limits.shutdown_grace,
             request_head: limits.request_head,
+            client_stall: limits.client_stall,
         };
         let tls = match &config.file.tls {
             Some(tls) => Some(Arc::new(

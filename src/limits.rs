@@ -526,6 +526,11 @@ pub const CONNECTIONS_MAX: usize = 8192;
 /// The time a client has to send the head of a request. Slower: the connection is closed.
 pub const REQUEST_HEAD: Duration = Duration::from_secs(30);
 
+/// How long a client may take nothing of what is there for it: a program that was suspended in the middle of
+/// a stream, or a machine that has gone without a word. Longer than a person looks at something else. At
+/// it: its connection is cut, and what it held on its account is free; the outcome is `client_gone`.
+pub const CLIENT_STALL: Duration = Duration::from_secs(15 * 60);
+
 /// The time between two pieces of a request body. Slower: 408, `request_timeout`.
 pub const REQUEST_BODY_IDLE: Duration = Duration::from_secs(60);
 

@@ -177,6 +177,7 @@ impl SimulatedAccount {
             connections: CONNECTIONS,
             shutdown_grace: Duration::ZERO,
             request_head: CONNECTION_IDLE,
+            client_stall: crate::limits::CLIENT_STALL,
         };
         let server = Server::bind(&account.listen.to_string(), bounds).await?;
         let root = format!("http://{}", server.address());

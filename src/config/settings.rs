@@ -126,6 +126,9 @@ pub struct LimitSettings {
     /// For a client to send the head of a request.
     #[serde(deserialize_with = "duration")]
     pub request_head: Duration,
+    /// How long a client may take nothing of what is there for it.
+    #[serde(deserialize_with = "duration")]
+    pub client_stall: Duration,
 }
 
 impl Default for LimitSettings {
@@ -143,6 +146,7 @@ impl Default for LimitSettings {
             shutdown_grace: limits::SHUTDOWN_GRACE,
             connections: limits::CONNECTIONS_MAX,
             request_head: limits::REQUEST_HEAD,
+            client_stall: limits::CLIENT_STALL,
         }
     }
 }
@@ -157,6 +161,7 @@ impl LimitSettings {
             ("stream_comment", self.stream_comment),
             ("socket_ping", self.socket_ping),
             ("request_head", self.request_head),
+            ("client_stall", self.client_stall),
         ];
         let is_nothing = |(_, time): &&(&str, Duration)| time.is_zero();
         if let Some((name, _)) = times.iter().find(is_nothing) {

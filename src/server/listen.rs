@@ -28,6 +28,8 @@ pub struct Bounds {
     pub connections: usize,
     /// For the head of a request.
     pub request_head: Duration,
+    /// For a client that takes nothing of what is there for it.
+    pub client_stall: Duration,
     /// For running exchanges after the signal to stop.
     pub shutdown_grace: Duration,
 }
@@ -106,6 +108,7 @@ impl Server {
                 _place: place,
                 cut: cut.clone(),
             }));
+            cut_where_nothing_is_taken(&stream, self.bounds.client_stall);
             let routes = routes.clone();
             // On the heap: a connection keeps room for it, also while it waits or its answer streams.
             let service =
@@ -168,6 +171,18 @@ where
         tracing::debug!(%error, "a client's connection ended");
     }
 }
+
+/// Only the system sees whether a client takes what it is sent: who writes waits until there is room.
+#[cfg(target_os = "linux")]
+fn cut_where_nothing_is_taken(stream: &TcpStream, stall: Duration) {
+    let stall_ms = u32::try_from(stall.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, stall_ms) {
+        tracing::debug!(%error, "a connection keeps the patience of the system");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn cut_where_nothing_is_taken(_: &TcpStream, _: Duration) {}
 
 fn http1_builder(request_head: Duration) -> http1::Builder {
     let mut builder = http1::Builder::new();

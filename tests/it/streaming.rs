@@ -92,6 +92,24 @@ async fn a_slow_reader_slows_the_upstream_and_fills_no_memory() {
     assert!(grown < 24 * MEBIBYTE, "the gateway grew by {grown} bytes");
 }
 
+#[tokio::test]
+async fn a_client_that_takes_nothing_any_more_is_cut_and_holds_no_place() {
+    let harness = Harness::build(1)
+        .account("max_concurrent = 1")
+        .section("[limits]\nclient_stall = \"300ms\"")
+        .start()
+        .await;
+    let request = harness.request().header("x-simulate", "output_bytes=100000000");
+    let stalled = request.body(said("hi", None).to_string()).send().await.unwrap();
+    eventually("the end of it", || {
+        let rows = harness.query("SELECT 1 AS x FROM turns WHERE outcome = 'client_gone'");
+        (!rows.is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(harness.turn(None).await.status, 200);
+    drop(stalled);
+}
+
 fn memory_peak(process: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status
