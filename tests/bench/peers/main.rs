@@ -95,6 +95,10 @@ fn main() {
             let Some(proxy) = start(&pool) else { continue };
             let load = Load::new(proxy.target.clone(), Some(&proxy));
             runtime.block_on(measure(&load, effort, only.as_deref(), Some(own), &mut table));
+            if only.as_deref().is_none_or(|only| only == "memory") {
+                drop(proxy);
+                runtime.block_on(measure_streams(&pool, start, effort, &mut table));
+            }
         }
     }
     table.print();
@@ -160,18 +164,21 @@ async fn measure(
             }
         }
     }
-    if wanted("memory")
-        && let Some(proxy) = load.proxy
-    {
-        for (count, column) in effort
-            .streams
-            .into_iter()
-            .zip(["KB/stream, fewer", "KB/stream, more"])
-        {
-            add(column, load.open_streams(proxy, count).await);
-        }
-    }
     measured
+}
+
+/// The memory of open streams, each count on a proxy of its own: what was there before would be used
+/// again.
+async fn measure_streams(pool: &Pool, start: &Start<'_>, effort: Effort, table: &mut Table) {
+    for (count, column) in effort
+        .streams
+        .into_iter()
+        .zip(["KB/stream, fewer", "KB/stream, more"])
+    {
+        let Some(proxy) = start(pool) else { return };
+        let load = Load::new(proxy.target.clone(), Some(&proxy));
+        table.add(proxy.name, column, load.open_streams(&proxy, count).await);
+    }
 }
 
 /// A measured proxy, or the account alone.
