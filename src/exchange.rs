@@ -48,12 +48,12 @@ pub use asking::{Unfound, is_anyones};
 use attempt::Attempt;
 pub use codex::TurnStates;
 pub use connection::Connections;
-use connection::{Keeping, OnConnection};
+use connection::{Keeping, Lost, OnConnection};
 pub use kept::Kept;
 pub use models::Models;
 pub use over_socket::HttpOnly;
 pub use record::Record;
-use references::ToRemember;
+use references::{Located, ToRemember};
 use turn::Turn;
 use way::{Held, Setting};
 
@@ -216,17 +216,16 @@ async fn converse(
     record.describe(&question, &envelope);
     record.check_model(envelope.model.as_deref())?;
     let mut located = references::locate(gateway, &question, &envelope).await?;
-    let held = Held::find(gateway, &question, &located).await.inspect_err(|_| {
-        let row = record.row();
-        row.affinity = Affinity::Refused;
-        row.affinity_by = Some(ReferenceKind::Response);
-    })?;
-    asking::shield(gateway, &question, &located, record).await?;
     let known_conversation = affinity::conversation(&located.found, envelope.has_history);
     let conversation = known_conversation.unwrap_or_default();
     if question.endpoint.api().is_some() {
         record.row().conversation = Some(conversation);
     }
+    let held = match Held::find(gateway, &question, &located).await {
+        Ok(held) => held,
+        Err(lost) => return Err(told_as_lost(gateway, &located, lost, record)),
+    };
+    asking::shield(gateway, &question, &located, record).await?;
 
     let mut owed = None;
     if question.is_retrieval() {
@@ -343,6 +342,22 @@ pub fn unreadable(error: Unreadable) -> Error {
     }
 }
 
+/// Nothing holds any more what one connection alone held. The row says why.
+fn told_as_lost(gateway: &Gateway, located: &Located, lost: Lost, record: &mut Record) -> Error {
+    let kind = ReferenceKind::Response;
+    let owner = located.found.iter().find(|found| found.kind() == kind);
+    let accounts = gateway.view(None);
+    let account = owner
+        .and_then(|found| found.owner)
+        .and_then(|owner| accounts.name(owner.account));
+    let row = record.row();
+    row.affinity = Affinity::Refused;
+    row.affinity_by = Some(kind);
+    row.add_reason(&format!("{}->{}", kind.as_str(), account.unwrap_or("unknown")));
+    row.add_reason(&lost.reason());
+    Error::PreviousResponseNotFound(row.previous_response_id.clone().unwrap_or_default())
+}
+
 /// What one connection alone holds goes with it. On a WebSocket an account that cannot serve is told
 /// in the same way: nobody else can go on with it, and such a client can send all of it again.
 fn told_on_connection(error: Error, question: &Question, held: Option<&Held>, record: &mut Record) -> Error {
@@ -351,7 +366,13 @@ fn told_on_connection(error: Error, question: &Question, held: Option<&Held>, re
     let is_over = limited && held.is_some() && question.on.is_some();
     match record.row().previous_response_id.clone() {
         Some(id) if is_lost || is_over => {
-            record.row().affinity = Affinity::Refused;
+            let lost = match is_lost {
+                true => Lost::ConnectionEnded,
+                false => Lost::AccountLimited,
+            };
+            let row = record.row();
+            row.affinity = Affinity::Refused;
+            row.add_reason(&lost.reason());
             Error::PreviousResponseNotFound(id)
         }
         _ => error,

@@ -3,6 +3,8 @@ CREATE VIEW turns AS
 -- input_tokens includes cached_tokens. Cost is in the currency of the price table,
 -- NULL where no price is known; cost_saved is what the cache spared, cost_lost
 -- what a turn cost more because it went to another account than the one before.
+-- Reasons say who owned what the request points with; lost=… at their end why what
+-- one connection alone knew could not be gone on from.
 SELECT
   r.id AS request_id,
   strftime('%Y-%m-%dT%H:%M:%fZ', r.started_at_ms / 1000.0, 'unixepoch') AS started_at,

@@ -173,6 +173,38 @@ impl Held {
     }
 }
 
+/// Why a response that one connection alone knew cannot be gone on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// The connection has ended; every one does with the gateway.
+    ConnectionEnded,
+    /// It is a connection that others speak on.
+    OtherConnection,
+    /// What runs on it took too long.
+    ConnectionBusy,
+    /// A newer one has taken its place, or its room.
+    Replaced,
+    /// What went on from it failed, and took it along.
+    Dropped,
+    /// The account cannot serve now, and on a WebSocket it is as good as lost: all of it can be sent again.
+    AccountLimited,
+}
+
+impl Lost {
+    /// As the row says it.
+    pub(super) fn reason(self) -> String {
+        let why = match self {
+            Lost::ConnectionEnded => "connection_ended",
+            Lost::OtherConnection => "other_connection",
+            Lost::ConnectionBusy => "connection_busy",
+            Lost::Replaced => "replaced",
+            Lost::Dropped => "dropped",
+            Lost::AccountLimited => "account_limited",
+        };
+        format!("lost={why}")
+    }
+}
+
 /// A response that will be held here, while it comes.
 #[derive(Debug)]
 pub struct Keeping {

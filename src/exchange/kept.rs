@@ -17,6 +17,8 @@ use crate::affinity::{ConnectionId, ConversationId};
 use crate::limits;
 use crate::upstream::socket::{Socket, Turn};
 
+use super::connection::Lost;
+
 /// The connections that are kept.
 #[derive(Debug, Default)]
 pub struct Kept {
@@ -115,32 +117,41 @@ impl Kept {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection that holds a response, once what runs on it has ended. `None` if it is lost, or
-    /// if what it holds is not this any more.
+    /// The connection that holds a response, once what runs on it has ended.
+    ///
+    /// # Errors
+    /// If it is lost, or if what it holds is not this any more.
     pub(super) async fn holding(
         &self,
         connection: ConnectionId,
         scope: &str,
         response_id: &str,
         patience: Duration,
-    ) -> Option<OnLine> {
+    ) -> Result<OnLine, Lost> {
         let turns = {
             let lines = self.lines();
-            let line = lines.iter().find(|line| line.socket.id == connection)?;
-            (line.chain.scope == scope).then(|| line.turns.clone())?
+            let line = lines.iter().find(|line| line.socket.id == connection);
+            let line = line.filter(|line| line.chain.scope == scope);
+            line.ok_or(Lost::ConnectionEnded)?.turns.clone()
         };
-        let turn = tokio::time::timeout(patience, turns.acquire_owned())
-            .await
-            .ok()?
-            .ok()?;
+        let turn = tokio::time::timeout(patience, turns.acquire_owned()).await;
+        let turn = turn
+            .map_err(|_| Lost::ConnectionBusy)?
+            .map_err(|_| Lost::ConnectionEnded)?;
         let mut lines = self.lines();
-        let line = lines.iter_mut().find(|line| line.socket.id == connection)?;
+        let line = lines
+            .iter_mut()
+            .find(|line| line.socket.id == connection && line.socket.is_open());
+        let line = line.ok_or(Lost::ConnectionEnded)?;
         line.used = Instant::now();
-        let holds = line.socket.is_open() && line.socket.newest().as_deref() == Some(response_id);
-        holds.then(|| OnLine {
-            socket: line.socket.clone(),
-            turn: Some(Arc::new(turn)),
-        })
+        match line.socket.newest() {
+            Some(newest) if newest == response_id => Ok(OnLine {
+                socket: line.socket.clone(),
+                turn: Some(Arc::new(turn)),
+            }),
+            Some(_) => Err(Lost::Replaced),
+            None => Err(Lost::Dropped),
+        }
     }
 
     /// A connection of this chain on which nothing runs, for a request that brings its history along:

@@ -376,7 +376,7 @@ impl Record {
 
 impl Row {
     /// One more reason, or one more thing that came of them.
-    fn add_reason(&mut self, reason: &str) {
+    pub(super) fn add_reason(&mut self, reason: &str) {
         let reasons = self.reasons.get_or_insert_default();
         if !reasons.is_empty() {
             reasons.push_str("; ");

@@ -18,7 +18,7 @@ use crate::upstream::headers;
 use crate::upstream::http::{Outgoing, OutgoingBody};
 
 use super::codex::{self, InEvent};
-use super::connection::{Connection, Keeping, OnConnection};
+use super::connection::{Connection, Keeping, Lost, OnConnection};
 use super::kept::{Chain, OnLine};
 use super::references::Located;
 use super::{Content, Gateway, Question};
@@ -85,16 +85,20 @@ impl Held {
         gateway: &Gateway,
         question: &Question,
         located: &Located,
-    ) -> Result<Option<Held>, Error> {
+    ) -> Result<Option<Held>, Lost> {
         let Some((connection, id)) = located.on_connection() else {
             return Ok(None);
         };
         let settings = &gateway.settings;
         let held = match &question.on {
-            Some(on) if on.connection.id == connection => on.connection.history(id).map(Held::Here),
+            Some(on) if on.connection.id == connection => {
+                let history = on.connection.history(id);
+                history.map(Held::Here).ok_or(Lost::Replaced)
+            }
             Some(on) => {
                 let socket = on.connection.socket(connection, settings.socket_age);
-                socket.map(|socket| Held::There(OnLine { socket, turn: None }))
+                let there = socket.map(|socket| Held::There(OnLine { socket, turn: None }));
+                there.ok_or(Lost::ConnectionEnded)
             }
             None => {
                 let holding = gateway
@@ -103,10 +107,10 @@ impl Held {
                 holding.await.map(Held::There)
             }
         };
-        match held {
-            Some(held) => Ok(Some(held)),
-            None => Err(Error::PreviousResponseNotFound(id.to_owned())),
-        }
+        held.map(Some).map_err(|lost| match lost {
+            Lost::ConnectionEnded if gateway.has_connection(connection) => Lost::OtherConnection,
+            lost => lost,
+        })
     }
 }
 

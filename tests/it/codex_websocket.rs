@@ -222,6 +222,58 @@ async fn a_continuation_that_fails_takes_what_it_continued_with_it() {
 }
 
 #[tokio::test]
+async fn the_row_of_what_cannot_be_gone_on_from_says_why() {
+    let mut harness = logins(1).start().await;
+    let mut told = Vec::new();
+    let mut refused = async |harness: &Harness, previous: &str| {
+        let reply = harness.post(said("go on", Some(previous))).await;
+        assert_eq!(reply.code(), "previous_response_not_found");
+        told.push(harness.row(reply.request_id()).await);
+    };
+    let first = harness.turn(None).await;
+    let second = harness.turn(Some(&first.id())).await;
+    refused(&harness, &first.id()).await;
+
+    harness.account(0).script("status=400".parse().unwrap());
+    assert_eq!(harness.post(said("go on", Some(&second.id()))).await.status, 400);
+    refused(&harness, &second.id()).await;
+
+    let mut socket = harness.socket().await;
+    let of_socket = socket.turn(unstored("hi", None)).await;
+    refused(&harness, &of_socket.id()).await;
+
+    let last = harness.turn(None).await;
+    harness.kill_and_restart();
+    refused(&harness, &last.id()).await;
+
+    let reasons: Vec<&str> = told.iter().map(|row| row["reasons"].as_str().unwrap()).collect();
+    let lost = ["replaced", "dropped", "other_connection", "connection_ended"];
+    let expected = lost.map(|why| format!("previous_response_id->sim-a; lost={why}"));
+    assert_eq!(reasons, expected);
+    for row in &told {
+        let ended = [&row["affinity"], &row["affinity_by"], &row["outcome"]];
+        assert_eq!(ended, ["refused", "previous_response_id", "refused"]);
+    }
+    let chain = harness.row(first.request_id()).await["conversation_id"].clone();
+    assert_eq!(
+        [&told[0]["conversation_id"], &told[1]["conversation_id"]],
+        [&chain, &chain]
+    );
+
+    let mut socket = harness.socket().await;
+    let first = socket.turn(unstored("one", None)).await;
+    harness.account(0).use_up(Duration::from_secs(600));
+    socket.refusal(unstored("two", Some(&first.id()))).await;
+    let rows = eventually("the row of the turn that was refused", || {
+        let sql = "SELECT reasons FROM turns WHERE transport = 'websocket' AND outcome = 'refused'";
+        Some(harness.query(sql)).filter(|rows| !rows.is_empty())
+    })
+    .await;
+    let reasons = rows[0]["reasons"].as_str().unwrap();
+    assert!(reasons.ends_with("; lost=account_limited"), "{reasons}");
+}
+
+#[tokio::test]
 async fn connections_are_kept_for_so_long_without_use_and_until_an_age() {
     for settings in [
         "socket_idle = \"300ms\"",
