@@ -143,6 +143,9 @@ mod tests {
             (own(400), false, (1, 0, 0), Next::GiveUp),
             (own(403), false, (1, 0, 0), Next::GiveUp),
             (own(404), false, (1, 0, 0), Next::GiveUp),
+            (own(408), false, (1, 0, 0), Next::GiveUp),
+            (own(409), false, (1, 0, 0), Next::GiveUp),
+            (own(415), false, (1, 0, 0), Next::GiveUp),
             (own(413), false, (1, 0, 0), Next::GiveUp),
             (own(422), false, (1, 0, 0), Next::GiveUp),
             // Both budgets end it.

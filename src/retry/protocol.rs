@@ -169,7 +169,36 @@ const ANSWERS: &[Case] = &[
         None,
         [GiveUp, GiveUp],
     ),
+    // Clients try these two again by themselves, in their own time; elsewhere a conflict is the same, and
+    // what was too slow may have run.
+    (
+        408,
+        &[],
+        r#"{"error":{"message":"Request timed out.","type":"invalid_request_error","param":null,"code":"request_timeout"}}"#,
+        Some("request_timeout"),
+        Nothing,
+        None,
+        [GiveUp, GiveUp],
+    ),
+    (
+        409,
+        &[("retry-after", "3")],
+        r#"{"error":{"message":"The container is busy.","type":"invalid_request_error","param":null,"code":"conflict"}}"#,
+        Some("conflict"),
+        Nothing,
+        Some(3),
+        [GiveUp, GiveUp],
+    ),
     (413, &[], "", None, Nothing, None, [GiveUp, GiveUp]),
+    (
+        415,
+        &[],
+        r#"{"error":{"message":"Unsupported content type.","type":"invalid_request_error","param":null,"code":"unsupported_content_type"}}"#,
+        Some("unsupported_content_type"),
+        Nothing,
+        None,
+        [GiveUp, GiveUp],
+    ),
     (
         422,
         &[],

@@ -93,7 +93,7 @@ async fn a_stream_that_fails_after_its_output_is_passed_on_as_it_is() {
 
 #[tokio::test]
 async fn an_error_in_the_request_goes_to_the_client_as_it_is() {
-    for status in [400, 404, 413, 422] {
+    for status in [400, 404, 408, 409, 413, 415, 422] {
         let harness = Harness::over(2).await;
         harness
             .account(0)
