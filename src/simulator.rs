@@ -179,7 +179,10 @@ impl SimulatedAccount {
             request_head: CONNECTION_IDLE,
             client_stall: crate::limits::CLIENT_STALL,
         };
-        let server = Server::bind(&account.listen.to_string(), bounds).await?;
+        let listen = account.listen.to_string();
+        let server = Server::bind(&listen, bounds).await;
+        let server =
+            server.map_err(|error| std::io::Error::new(error.kind(), format!("{listen}: {error}")))?;
         let root = format!("http://{}", server.address());
         let (base_url, logins) = match account.kind {
             Kind::OpenAi => (format!("{root}/v1"), None),

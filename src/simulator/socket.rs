@@ -199,8 +199,8 @@ struct Talk {
     in_flight: Semaphore,
     /// The newest response of each lane.
     held: Mutex<HashMap<Lane, (String, Arc<Kept>)>>,
-    /// The responses that run, and what was said to them meanwhile.
-    running: Mutex<HashMap<String, Option<Value>>>,
+    /// The responses that run, each with its lane and what was said to it meanwhile.
+    running: Mutex<HashMap<String, (Lane, Option<Value>)>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -307,7 +307,7 @@ impl Talk {
             self.send(lane, metadata).await;
             answer.plan = Some(plan);
         }
-        locked(&self.running).insert(id.clone(), None);
+        locked(&self.running).insert(id.clone(), (lane.clone(), None));
         let steps = events::stream(&answer, &fault, self.state.delta_delay);
         let steered = self.play(lane, steps, &id).await;
         locked(&self.running).remove(&id);
@@ -364,7 +364,8 @@ impl Talk {
                 Step::Hang => std::future::pending().await,
                 Step::Cut => drop(self.out.send(Out::Cut).await),
             }
-            if let Some(said) = locked(&self.running).get_mut(id).and_then(Option::take) {
+            let mut running = locked(&self.running);
+            if let Some(said) = running.get_mut(id).and_then(|(_, said)| said.take()) {
                 return Some(said);
             }
         }
@@ -375,17 +376,18 @@ impl Talk {
     fn steer(self: &Arc<Talk>, event: &Map<String, Value>) {
         let id = event.get("previous_response_id").cloned().unwrap_or_default();
         let input = event.get("input").cloned().unwrap_or_default();
-        let runs = id.as_str().is_some_and(|id| {
+        let lane = id.as_str().and_then(|id| {
             let mut running = locked(&self.running);
-            let running = running.get_mut(id);
-            running.map(|said| *said = Some(input.clone())).is_some()
+            let (lane, said) = running.get_mut(id)?;
+            *said = Some(input.clone());
+            Some(lane.clone())
         });
-        let answer = match runs {
-            true => json!({
+        let answer = match lane {
+            Some(_) => json!({
                 "type": "response.steer.accepted", "sequence_number": 0,
                 "steer": { "id": self.state.id("steer"), "previous_response_id": id },
             }),
-            false => json!({
+            None => json!({
                 "type": "response.steer.failed",
                 "error": {
                     "type": "invalid_request_error", "code": "response_not_active",
@@ -395,7 +397,7 @@ impl Talk {
             }),
         };
         let talk = self.clone();
-        tokio::spawn(async move { talk.send(&None, answer).await });
+        tokio::spawn(async move { talk.send(&lane.flatten(), answer).await });
     }
 
     async fn refuse(&self, lane: &Lane, refusal: &Refusal) {

@@ -211,17 +211,7 @@ async fn what_cannot_be_done_to_an_account_is_told() {
 #[tokio::test]
 async fn client_keys_are_made_rotated_and_revoked_while_the_gateway_runs() {
     let harness = Harness::over(1).await;
-    let talk = async |key: &str| {
-        let url = format!("{}/v1/responses", harness.gateway.url());
-        status(
-            harness
-                .http
-                .post(url)
-                .bearer_auth(key)
-                .body(said("hi", None).to_string()),
-        )
-        .await
-    };
+    let talk = async |key: &str| harness.post_as(key, said("hi", None)).await.status;
     let made = Reply::of(harness.admin("POST", "keys").json(&json!({ "name": "phone" }))).await;
     let first = made.json()["key"].as_str().unwrap().to_owned();
     assert_eq!(talk(&first).await, 200);

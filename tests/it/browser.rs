@@ -178,6 +178,14 @@ impl Browser {
         text.as_str().unwrap().to_owned()
     }
 
+    /// Waits until the table on the page has so many rows.
+    pub async fn rows(&self, count: usize) {
+        self.until(&format!(
+            "document.querySelectorAll('tbody tr').length == {count}"
+        ))
+        .await;
+    }
+
     pub async fn picture(&self, name: &str) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/screenshots");
         std::fs::create_dir_all(&folder).unwrap();

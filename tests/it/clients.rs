@@ -182,28 +182,36 @@ async fn the_vercel_ai_sdk_keeps_a_conversation_with_a_tool_on_one_account() {
     assert_ne!(homes[0], homes[1], "two conversations, two accounts");
 }
 
-/// A home of Codex whose provider is the gateway, over HTTP.
-fn codex_home(harness: &Harness) -> tempfile::TempDir {
+/// A home of Codex whose provider is the gateway; over HTTP, unless `more` of its settings say otherwise.
+pub fn codex_home(harness: &Harness, more: &str) -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     let config = format!(
-        "model = \"sim-large\"\nmodel_provider = \"moorage\"\n\n[model_providers.moorage]\nname = \"Moorage\"\nbase_url = \"{}/v1\"\nenv_key = \"MOORAGE_KEY\"\nwire_api = \"responses\"\n",
+        "model = \"sim-large\"\nmodel_provider = \"moorage\"\n\n[model_providers.moorage]\nname = \"Moorage\"\n\
+         base_url = \"{}/v1\"\nenv_key = \"MOORAGE_KEY\"\nwire_api = \"responses\"\n{more}",
         harness.gateway.url()
     );
     std::fs::write(home.path().join("config.toml"), config).unwrap();
     home
 }
 
-/// Runs `codex exec` with these arguments, and gives what it said.
-fn codex(home: &tempfile::TempDir, arguments: &[&str]) -> String {
-    let output = Command::new(installed("node/node_modules/.bin/codex"))
+/// `codex exec` with these arguments.
+pub fn codex(home: &tempfile::TempDir, arguments: &[&str]) -> Command {
+    let mut command = Command::new(installed("node/node_modules/.bin/codex"));
+    command
         .arg("exec")
         .args(arguments)
         .current_dir(home.path())
         .env("CODEX_HOME", home.path())
         .env("MOORAGE_KEY", KEY)
         .stdin(Stdio::null())
-        .output()
-        .unwrap();
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// What a program that ends well says.
+pub fn said(mut command: Command) -> String {
+    let output = command.output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -212,8 +220,8 @@ fn codex(home: &tempfile::TempDir, arguments: &[&str]) -> String {
 #[ignore = "needs @openai/codex from npm; .ci/run installs it"]
 async fn codex_answers_a_prompt() {
     let harness = Harness::over(2).await;
-    let home = codex_home(&harness);
-    let said = codex(&home, &["--skip-git-repo-check", "Say which tide it is"]);
+    let home = codex_home(&harness, "");
+    let said = self::said(codex(&home, &["--skip-git-repo-check", "Say which tide it is"]));
     assert!(said.contains("You said: Say which tide it is"), "{said}");
     let rows = harness.query("SELECT transport, outcome, model, client_key FROM turns");
     let row =
@@ -229,10 +237,13 @@ async fn codex_answers_a_prompt() {
 async fn codex_talks_over_a_chatgpt_login_and_is_resumed() {
     let builder = Harness::build(1).kinds(&[moorage::account::Kind::Codex]);
     let harness = builder.start().await;
-    let home = codex_home(&harness);
-    let said = codex(&home, &["--skip-git-repo-check", "Say which tide it is"]);
+    let home = codex_home(&harness, "");
+    let said = self::said(codex(&home, &["--skip-git-repo-check", "Say which tide it is"]));
     assert!(said.contains("You said: Say which tide it is"), "{said}");
-    let said = codex(&home, &["resume", "--last", "--skip-git-repo-check", "And now"]);
+    let said = self::said(codex(
+        &home,
+        &["resume", "--last", "--skip-git-repo-check", "And now"],
+    ));
     assert!(said.contains("You said: And now"), "{said}");
     let rows = harness.query("SELECT DISTINCT outcome, account FROM turns");
     assert_eq!(rows, [json!({ "outcome": "completed", "account": "sim-a" })]);
@@ -290,8 +301,8 @@ async fn openai_for_python_waits_as_it_is_told_and_then_succeeds() {
 #[ignore = "needs @openai/codex from npm; .ci/run installs it"]
 async fn codex_waits_as_it_is_told_and_then_succeeds() {
     let harness = limited_for_a_moment().await;
-    let home = codex_home(&harness);
-    let said = codex(&home, &["--skip-git-repo-check", "Say which tide it is"]);
+    let home = codex_home(&harness, "");
+    let said = self::said(codex(&home, &["--skip-git-repo-check", "Say which tide it is"]));
     assert!(said.contains("You said: Say which tide it is"), "{said}");
     waited_and_succeeded(&harness);
 }
@@ -305,11 +316,11 @@ async fn codex_calls_a_tool_and_is_resumed_on_one_account() {
         let before = harness.query("SELECT count(*) AS n FROM turns")[0]["n"]
             .as_i64()
             .unwrap();
-        let home = codex_home(&harness);
+        let home = codex_home(&harness, "");
         let prompt = format!("{who}: call the tool exec_command with {{\"cmd\":\"echo tide\"}}");
-        codex(&home, &["--skip-git-repo-check", &prompt]);
+        self::said(codex(&home, &["--skip-git-repo-check", &prompt]));
         for text in ["And now?", "And then?"] {
-            let said = codex(&home, &["resume", "--last", "--skip-git-repo-check", text]);
+            let said = self::said(codex(&home, &["resume", "--last", "--skip-git-repo-check", text]));
             assert!(said.contains(&format!("You said: {text}")), "{said}");
         }
         let turns = harness.query(&format!(

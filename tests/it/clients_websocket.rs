@@ -1,43 +1,16 @@
 //! Clients that nobody here wrote, over WebSocket. `.ci/run` installs them, and runs these tests.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use moorage::account::Kind;
 use serde_json::{Value, json};
 
-use crate::clients::{beside, installed};
+use crate::clients::{self, beside, codex, installed, said};
 use crate::harness::{Builder, Harness, KEY, eventually};
 
 /// A home of Codex that speaks WebSocket with the gateway.
 fn codex_home(harness: &Harness) -> tempfile::TempDir {
-    let home = tempfile::tempdir().unwrap();
-    let config = format!(
-        "model = \"sim-large\"\nmodel_provider = \"moorage\"\n\n[model_providers.moorage]\nname = \"Moorage\"\n\
-         base_url = \"{}/v1\"\nenv_key = \"MOORAGE_KEY\"\nwire_api = \"responses\"\nsupports_websockets = true\n",
-        harness.gateway.url()
-    );
-    std::fs::write(home.path().join("config.toml"), config).unwrap();
-    home
-}
-
-fn codex(home: &tempfile::TempDir, arguments: &[&str]) -> Command {
-    let mut command = Command::new(installed("node/node_modules/.bin/codex"));
-    command
-        .arg("exec")
-        .args(arguments)
-        .current_dir(home.path())
-        .env("CODEX_HOME", home.path())
-        .env("MOORAGE_KEY", KEY)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-fn said(mut command: Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    clients::codex_home(harness, "supports_websockets = true\n")
 }
 
 /// The turns that ended, oldest first.
@@ -103,23 +76,35 @@ fn logins(number: usize) -> Builder {
     Harness::build(number).kinds(&vec![Kind::Codex; number])
 }
 
+/// A command that takes long enough for something to happen meanwhile.
+const LONG_CALL: &str = "call the tool exec_command with {\"cmd\":\"sleep 3; echo tide\"}";
+
+/// Codex while the tool runs that it was told to call, and its turns up to there.
+async fn in_the_middle(harness: &Harness, home: &tempfile::TempDir) -> (Child, Vec<Value>) {
+    let running = codex(home, &["--skip-git-repo-check", LONG_CALL])
+        .spawn()
+        .unwrap();
+    let before = eventually("the call of the tool", || {
+        let calls = turns(harness);
+        (calls.len() >= 2 && calls[1]["outcome"] == "completed").then_some(calls)
+    });
+    (running, before.await)
+}
+
+fn ended_well(running: Child) {
+    let output = running.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs @openai/codex from npm; .ci/run installs it"]
 async fn codex_goes_on_with_another_login_when_its_plan_is_used_up_in_the_middle() {
     let harness = logins(2).start().await;
     let home = codex_home(&harness);
-    let running = codex(&home, &["--skip-git-repo-check", LONG_CALL])
-        .spawn()
-        .unwrap();
-    let before = eventually("the call of the tool", || {
-        let calls = turns(&harness);
-        (calls.len() >= 2 && calls[1]["outcome"] == "completed").then_some(calls)
-    })
-    .await;
+    let (running, before) = in_the_middle(&harness, &home).await;
     let limited = harness.named(before[1]["account"].as_str().unwrap());
     limited.use_up(std::time::Duration::from_secs(3600));
-    let output = running.wait_with_output().unwrap();
-    assert!(output.status.success(), "{output:?}");
+    ended_well(running);
     let all = turns(&harness);
     let last = all.last().unwrap();
     assert_eq!(last["outcome"], "completed", "{all:?}");
@@ -128,25 +113,14 @@ async fn codex_goes_on_with_another_login_when_its_plan_is_used_up_in_the_middle
     assert!(ran(&harness), "the output of the tool was lost");
 }
 
-/// A command that takes long enough for something to happen meanwhile.
-const LONG_CALL: &str = "call the tool exec_command with {\"cmd\":\"sleep 3; echo tide\"}";
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs @openai/codex from npm; .ci/run installs it"]
 async fn codex_goes_on_by_itself_when_the_gateway_is_killed_in_the_middle() {
     let mut harness = Harness::over(3).await;
     let home = codex_home(&harness);
-    let running = codex(&home, &["--skip-git-repo-check", LONG_CALL])
-        .spawn()
-        .unwrap();
-    eventually("the call of the tool", || {
-        let calls = turns(&harness);
-        (calls.len() >= 2 && calls[1]["outcome"] == "completed").then_some(())
-    })
-    .await;
+    let (running, _) = in_the_middle(&harness, &home).await;
     harness.kill_and_restart();
-    let output = running.wait_with_output().unwrap();
-    assert!(output.status.success(), "{output:?}");
+    ended_well(running);
     let last = said(codex(
         &home,
         &["resume", "--last", "--skip-git-repo-check", "And now?"],
@@ -172,19 +146,11 @@ async fn codex_goes_on_by_itself_when_the_gateway_is_killed_in_the_middle() {
 async fn codex_goes_on_elsewhere_when_its_account_is_limited_in_the_middle() {
     let harness = Harness::over(2).await;
     let home = codex_home(&harness);
-    let running = codex(&home, &["--skip-git-repo-check", LONG_CALL])
-        .spawn()
-        .unwrap();
-    let before = eventually("the call of the tool", || {
-        let calls = turns(&harness);
-        (calls.len() >= 2 && calls[1]["outcome"] == "completed").then_some(calls)
-    })
-    .await;
+    let (running, before) = in_the_middle(&harness, &home).await;
     let limited = harness.named(before[1]["account"].as_str().unwrap());
     let limit = "status=429;code=usage_limit_reached;retry_after=3600";
     limited.always(Some(limit.parse().unwrap()));
-    let output = running.wait_with_output().unwrap();
-    assert!(output.status.success(), "{output:?}");
+    ended_well(running);
     let all = turns(&harness);
     let last = all.last().unwrap();
     assert_eq!(

@@ -132,15 +132,7 @@ async fn a_stream_passes_and_its_quota_is_seen_by_those_who_may() {
         .find(|word| word.starts_with("mk-"))
         .unwrap()
         .to_owned();
-    let url = format!("{}/v1/responses", harness.gateway.url());
-    let shown = Reply::of(
-        harness
-            .http
-            .post(url)
-            .bearer_auth(key)
-            .json(&streamed("hi", None)),
-    )
-    .await;
+    let shown = harness.post_as(&key, streamed("hi", None)).await;
     assert_eq!(shown.kinds()[0], "codex.rate_limits");
     assert!(shown.header("x-codex-primary-used-percent").is_some());
     let quota = eventually("the quota in the database", || {

@@ -47,13 +47,18 @@ fn status(harness: &Harness) -> Value {
     harness.query("SELECT * FROM accounts_now").remove(0)
 }
 
+/// How often the login was renewed, and how often that was refused.
+fn renewals(harness: &Harness) -> (usize, usize) {
+    let account = harness.account(0);
+    (account.renewals(), account.refused_renewals())
+}
+
 #[tokio::test]
 async fn a_hundred_requests_at_the_end_of_a_token_renew_it_once() {
     let harness = logged_in(Duration::ZERO).await;
     let before = login(&harness.auth_file("sim-a"));
     many(&[&harness.gateway], &harness.http, 100).await;
-    let account = harness.account(0);
-    assert_eq!((account.renewals(), account.refused_renewals()), (1, 0));
+    assert_eq!(renewals(&harness), (1, 0));
     let after = login(&harness.auth_file("sim-a"));
     assert_ne!(
         after["tokens"]["refresh_token"],
@@ -92,13 +97,7 @@ async fn a_token_that_is_about_to_end_is_renewed_while_it_still_serves() {
     })
     .await;
     many(&[&harness.gateway], &harness.http, 20).await;
-    assert_eq!(
-        (
-            harness.account(0).renewals(),
-            harness.account(0).refused_renewals()
-        ),
-        (1, 0)
-    );
+    assert_eq!(renewals(&harness), (1, 0));
 }
 
 #[tokio::test]
@@ -108,13 +107,7 @@ async fn a_token_that_is_refused_is_renewed_once_and_nobody_notices() {
     assert_eq!(harness.account(0).renewals(), 0);
     harness.account(0).end_access();
     many(&[&harness.gateway], &harness.http, 50).await;
-    assert_eq!(
-        (
-            harness.account(0).renewals(),
-            harness.account(0).refused_renewals()
-        ),
-        (1, 0)
-    );
+    assert_eq!(renewals(&harness), (1, 0));
     assert_eq!(status(&harness)["status"], "active");
 }
 
@@ -124,13 +117,7 @@ async fn what_codex_has_renewed_meanwhile_is_taken_over() {
     many(&[&harness.gateway], &harness.http, 1).await;
     log_in(&harness, HOUR);
     many(&[&harness.gateway], &harness.http, 20).await;
-    assert_eq!(
-        (
-            harness.account(0).renewals(),
-            harness.account(0).refused_renewals()
-        ),
-        (0, 0)
-    );
+    assert_eq!(renewals(&harness), (0, 0));
 }
 
 #[tokio::test]
@@ -160,13 +147,7 @@ async fn two_gateways_on_one_file_never_burn_the_login() {
     let gateway = Gateway::start(second.path(), "127.0.0.1:0", None);
     for round in 1..=4 {
         many(&[&harness.gateway, &gateway], &harness.http, 25).await;
-        assert_eq!(
-            (
-                harness.account(0).renewals(),
-                harness.account(0).refused_renewals()
-            ),
-            (round, 0)
-        );
+        assert_eq!(renewals(&harness), (round, 0));
         harness.account(0).end_access();
     }
     for database in [harness.database(), second.path().join("moorage.db")] {
@@ -192,13 +173,7 @@ async fn a_kill_between_renewal_and_use_loses_no_token() {
         request.await.unwrap().unwrap_err();
         harness.account(0).always(None);
         many(&[&harness.gateway], &harness.http, 3).await;
-        assert_eq!(
-            (
-                harness.account(0).renewals(),
-                harness.account(0).refused_renewals()
-            ),
-            (round, 0)
-        );
+        assert_eq!(renewals(&harness), (round, 0));
         harness.account(0).end_access();
     }
 }
@@ -232,13 +207,7 @@ async fn a_renewal_goes_on_when_its_client_hangs_up_and_when_the_gateway_stops()
             harness.restart();
         }
         many(&[&harness.gateway], &harness.http, 1).await;
-        assert_eq!(
-            (
-                harness.account(0).renewals(),
-                harness.account(0).refused_renewals()
-            ),
-            (round, 0)
-        );
+        assert_eq!(renewals(&harness), (round, 0));
         harness.account(0).end_access();
     }
 }
@@ -357,13 +326,7 @@ async fn a_renewal_in_trouble_parks_nothing_and_is_tried_again() {
             .await;
         assert_eq!(reply.status, 200);
     }
-    assert_eq!(
-        (
-            harness.account(0).renewals(),
-            harness.account(0).refused_renewals()
-        ),
-        (1, 0)
-    );
+    assert_eq!(renewals(&harness), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

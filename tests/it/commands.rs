@@ -319,11 +319,7 @@ async fn a_key_that_is_rotated_keeps_its_conversations_and_one_that_is_revoked_l
             .map(str::to_owned)
     };
     let ask = async |harness: &Harness, key: &str, previous: Option<&str>| {
-        let request = harness
-            .http
-            .post(format!("{}/v1/responses", harness.gateway.url()))
-            .bearer_auth(key);
-        Reply::of(request.body(said("hi", previous).to_string())).await
+        harness.post_as(key, said("hi", previous)).await
     };
     let old = key(&harness, ["add", "phone"]).unwrap();
     harness.kill_and_restart();

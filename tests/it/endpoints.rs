@@ -464,11 +464,7 @@ async fn parts_of_an_upload_and_containers_that_a_tool_made_are_found_again() {
 async fn a_file_that_nobody_has_seen_here_is_found_by_asking() {
     let harness = Harness::over(3).await;
     let account = harness.account(2);
-    let (kind, body) = form("elsewhere");
-    let url = format!("{}/files", account.base_url());
-    let request = harness.http.post(url).bearer_auth(account.api_key());
-    let made = Reply::of(request.header("content-type", kind).body(body)).await;
-    let path = format!("/files/{}/content", made.json()["id"].as_str().unwrap());
+    let path = format!("/files/{}/content", harness.file_at(account, "elsewhere").await);
     let content = get(&harness, &path).await;
     assert_eq!(
         (content.body.as_slice(), content.account()),

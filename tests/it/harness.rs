@@ -243,12 +243,33 @@ impl Harness {
 
     /// A request to the gateway, with the key of the test.
     pub fn request(&self) -> reqwest::RequestBuilder {
+        self.request_as(KEY)
+    }
+
+    /// The same with the key of another client.
+    pub fn request_as(&self, key: &str) -> reqwest::RequestBuilder {
         let url = format!("{}/v1/responses", self.gateway.url());
         self.http
             .post(url)
-            .bearer_auth(KEY)
+            .bearer_auth(key)
             .header("content-type", "application/json")
             .timeout(PATIENCE)
+    }
+
+    /// Sends a body with the key of another client.
+    pub async fn post_as(&self, key: &str, body: Value) -> Reply {
+        Reply::of(self.request_as(key).body(body.to_string())).await
+    }
+
+    /// Makes a file at an account, past the gateway, and gives its id.
+    pub async fn file_at(&self, account: &SimulatedAccount, content: &str) -> String {
+        let (kind, body) = crate::endpoints::form(content);
+        let request = self.http.post(format!("{}/files", account.base_url()));
+        let request = request
+            .bearer_auth(account.api_key())
+            .header("content-type", kind);
+        let made = Reply::of(request.body(body)).await;
+        made.json()["id"].as_str().unwrap().to_owned()
     }
 
     /// Sends a body and reads the answer whole.

@@ -11,25 +11,20 @@ fn key(harness: &Harness, arguments: &[&str]) -> String {
     lines.find(|line| line.starts_with("mk-")).unwrap().to_owned()
 }
 
-async fn talk(harness: &Harness, key: &str, body: serde_json::Value) -> Reply {
-    let url = format!("{}/v1/responses", harness.gateway.url());
-    Reply::of(harness.http.post(url).bearer_auth(key).json(&body)).await
-}
-
 #[tokio::test]
 async fn a_key_lets_nobody_in_after_its_time() {
     let harness = Harness::over(1).await;
     let guest = key(&harness, &["--expires", "30d"]);
-    assert_eq!(talk(&harness, &guest, said("hi", None)).await.status, 200);
+    assert_eq!(harness.post_as(&guest, said("hi", None)).await.status, 200);
     harness.run(&["key", "bounds", "guest", "--expires", "2020-01-31"]);
-    let reply = talk(&harness, &guest, said("hi", None)).await;
+    let reply = harness.post_as(&guest, said("hi", None)).await;
     assert_eq!((reply.status, reply.code().as_str()), (401, "key_expired"));
     let row = harness.row(reply.request_id()).await;
     assert_eq!(
         (&row["client_key"], &row["outcome"]),
         (&json!("guest"), &json!("refused"))
     );
-    assert_eq!(talk(&harness, KEY, said("hi", None)).await.status, 200);
+    assert_eq!(harness.post_as(KEY, said("hi", None)).await.status, 200);
     let doctor = harness.command(&["doctor"]);
     let told = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(
@@ -68,10 +63,12 @@ async fn a_key_asks_only_for_the_models_that_it_may() {
         ("sim-large", 403),
         ("", 403),
     ] {
-        let reply = talk(&harness, &guest, json!({ "model": model, "input": "hi" })).await;
+        let reply = harness
+            .post_as(&guest, json!({ "model": model, "input": "hi" }))
+            .await;
         assert_eq!(reply.status, status, "{model}");
     }
-    let refused = talk(&harness, &guest, json!({ "input": "hi" })).await;
+    let refused = harness.post_as(&guest, json!({ "input": "hi" })).await;
     assert_eq!(
         (refused.status, refused.code().as_str()),
         (403, "model_not_allowed")
@@ -83,14 +80,14 @@ async fn a_key_asks_only_for_the_models_that_it_may() {
 async fn a_key_that_has_spent_its_budget_is_told_until_when() {
     let mut harness = Harness::over(1).await;
     let guest = key(&harness, &["--tokens-per-day", "100000"]);
-    assert_eq!(talk(&harness, &guest, said("hi", None)).await.status, 200);
+    assert_eq!(harness.post_as(&guest, said("hi", None)).await.status, 200);
     harness.run(&["key", "bounds", "guest", "--tokens-per-day", "1"]);
     // Also after a restart, and for streams.
     for restart in [false, true] {
         if restart {
             harness.kill_and_restart();
         }
-        let reply = talk(&harness, &guest, streamed("hi", None)).await;
+        let reply = harness.post_as(&guest, streamed("hi", None)).await;
         assert_eq!((reply.status, reply.code().as_str()), (429, "insufficient_quota"));
         let told = reply.json();
         assert_eq!(told["error"]["type"], "insufficient_quota");
@@ -102,7 +99,7 @@ async fn a_key_that_has_spent_its_budget_is_told_until_when() {
         let wait: i64 = reply.header("retry-after").unwrap().parse().unwrap();
         assert!((1..=24 * 3600).contains(&wait), "{wait}");
     }
-    assert_eq!(talk(&harness, KEY, said("hi", None)).await.status, 200);
+    assert_eq!(harness.post_as(KEY, said("hi", None)).await.status, 200);
     let list = harness.run(&["key", "list"]);
     assert!(list.contains("1 tokens a day"), "{list}");
 }
@@ -114,8 +111,8 @@ async fn money_is_a_budget_where_prices_are_known() {
         .start()
         .await;
     let guest = key(&harness, &["--cost-per-month", "0.5"]);
-    assert_eq!(talk(&harness, &guest, said("hi", None)).await.status, 200);
-    let reply = talk(&harness, &guest, said("hi", None)).await;
+    assert_eq!(harness.post_as(&guest, said("hi", None)).await.status, 200);
+    let reply = harness.post_as(&guest, said("hi", None)).await;
     assert_eq!((reply.status, reply.code().as_str()), (429, "insufficient_quota"));
     let message = reply.json()["error"]["message"].to_string();
     assert!(message.contains("budget of the month"), "{message}");
@@ -125,13 +122,13 @@ async fn money_is_a_budget_where_prices_are_known() {
 async fn what_a_key_runs_counts_also_after_other_keys_were_changed() {
     let harness = Harness::over(1).await;
     let guest = key(&harness, &["--max-concurrent", "1"]);
-    let url = format!("{}/v1/responses", harness.gateway.url());
-    let running = harness.http.post(&url).bearer_auth(&guest);
-    let running = running.header("x-simulate", "deltas=2;delta_delay=1h");
+    let running = harness
+        .request_as(&guest)
+        .header("x-simulate", "deltas=2;delta_delay=1h");
     let mut running = running.json(&streamed("hi", None)).send().await.unwrap();
     running.chunk().await.unwrap().unwrap();
     harness.run(&["key", "add", "somebody-else"]);
-    let reply = talk(&harness, &guest, said("hi", None)).await;
+    let reply = harness.post_as(&guest, said("hi", None)).await;
     assert_eq!((reply.status, reply.code().as_str()), (429, "key_busy"));
     drop(running);
 }
@@ -140,37 +137,34 @@ async fn what_a_key_runs_counts_also_after_other_keys_were_changed() {
 async fn a_key_runs_no_more_at_once_than_it_may() {
     let harness = Harness::over(1).await;
     let guest = key(&harness, &["--max-concurrent", "1"]);
-    let url = format!("{}/v1/responses", harness.gateway.url());
     let open = harness
-        .http
-        .post(url)
-        .bearer_auth(&guest)
+        .request_as(&guest)
         .header("x-simulate", "deltas=2;delta_delay=1h")
         .json(&streamed("one", None))
         .send()
         .await
         .unwrap();
-    let busy = talk(&harness, &guest, said("two", None)).await;
+    let busy = harness.post_as(&guest, said("two", None)).await;
     assert_eq!((busy.status, busy.code().as_str()), (429, "key_busy"));
     assert_eq!(busy.header("retry-after"), Some("1"));
-    assert_eq!(talk(&harness, KEY, said("hi", None)).await.status, 200);
+    assert_eq!(harness.post_as(KEY, said("hi", None)).await.status, 200);
     drop(open);
     eventually("the end of the stream", || {
         let gone = harness.query("SELECT 1 AS x FROM turns WHERE outcome = 'client_gone'");
         (!gone.is_empty()).then_some(())
     })
     .await;
-    assert_eq!(talk(&harness, &guest, said("three", None)).await.status, 200);
+    assert_eq!(harness.post_as(&guest, said("three", None)).await.status, 200);
 }
 
 #[tokio::test]
 async fn the_upstreams_quota_is_shown_only_to_keys_that_may_see_it() {
     let harness = Harness::over(1).await;
     let guest = key(&harness, &["--show-quota"]);
-    let seen = talk(&harness, &guest, said("hi", None)).await;
+    let seen = harness.post_as(&guest, said("hi", None)).await;
     assert_eq!(seen.header("x-ratelimit-limit-requests"), Some("10000"));
     assert_eq!(seen.header("openai-organization"), None);
-    let unseen = talk(&harness, KEY, said("hi", None)).await;
+    let unseen = harness.post_as(KEY, said("hi", None)).await;
     assert_eq!(unseen.header("x-ratelimit-limit-requests"), None);
     // What was told is kept for the operator.
     let shown = eventually("the quota", || {
@@ -192,12 +186,12 @@ async fn bounds_are_set_by_the_admin_api_and_the_file_too() {
     let body = json!({ "name": "other", "bounds": bounds });
     let made = Reply::of(harness.admin("POST", "keys").json(&body)).await.json();
     let other = made["key"].as_str().unwrap();
-    assert_eq!(talk(&harness, other, said("hi", None)).await.status, 200);
-    assert_eq!(talk(&harness, other, said("hi", None)).await.status, 429);
+    assert_eq!(harness.post_as(other, said("hi", None)).await.status, 200);
+    assert_eq!(harness.post_as(other, said("hi", None)).await.status, 429);
     let wider = json!({ "tokens_per_day": 1_000_000 });
     let reply = Reply::of(harness.admin("PUT", "keys/other/bounds").json(&wider)).await;
     assert_eq!(reply.status, 200);
-    assert_eq!(talk(&harness, other, said("hi", None)).await.status, 200);
+    assert_eq!(harness.post_as(other, said("hi", None)).await.status, 200);
     for wrong in [
         json!({ "tokens_per_day": -1 }),
         json!({ "max_concurrent": 0 }),

@@ -12,10 +12,7 @@ async fn a_list_is_the_union_in_order_page_by_page_and_only_of_the_own_scope() {
     let harness = with_other(Harness::build(3), &folder).start().await;
     // Made past the gateway: on all accounts, and nobody's.
     for account in harness.simulator.accounts() {
-        let (kind, body) = form("x");
-        let url = format!("{}/files", account.base_url());
-        let request = harness.http.post(url).bearer_auth(account.api_key());
-        Reply::of(request.header("content-type", kind).body(body)).await;
+        harness.file_at(account, "x").await;
     }
     let mut mine = Vec::new();
     for number in 0..7 {
@@ -67,16 +64,7 @@ async fn a_list_is_the_union_in_order_page_by_page_and_only_of_the_own_scope() {
 #[tokio::test]
 async fn with_one_scope_a_list_has_everything_that_the_accounts_hold() {
     let harness = Harness::over(3).await;
-    let mut all = Vec::new();
-    for account in harness.simulator.accounts() {
-        for _ in 0..5 {
-            let (kind, body) = form("x");
-            let url = format!("{}/files", account.base_url());
-            let request = harness.http.post(url).bearer_auth(account.api_key());
-            let made = Reply::of(request.header("content-type", kind).body(body)).await;
-            all.push(made.json()["id"].as_str().unwrap().to_owned());
-        }
-    }
+    let mut all = files_on_every_account(&harness, 5).await;
     let mut seen = Vec::new();
     let mut after = String::new();
     loop {
@@ -99,11 +87,7 @@ async fn files_on_every_account(harness: &Harness, each: usize) -> Vec<String> {
     let mut made = Vec::new();
     for account in harness.simulator.accounts() {
         for _ in 0..each {
-            let (kind, body) = form("x");
-            let url = format!("{}/files", account.base_url());
-            let request = harness.http.post(url).bearer_auth(account.api_key());
-            let file = Reply::of(request.header("content-type", kind).body(body)).await;
-            made.push(file.json()["id"].as_str().unwrap().to_owned());
+            made.push(harness.file_at(account, "x").await);
         }
     }
     made

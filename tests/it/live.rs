@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Harness, KEY, Reply, eventually, said};
+use crate::harness::{Harness, KEY, eventually, said};
 
 #[tokio::test]
 async fn a_command_is_taken_over_before_it_ends() {
@@ -42,11 +42,7 @@ async fn a_hang_up_signal_has_the_file_read_again_without_dropping_a_stream() {
     );
     std::fs::write(&path, after).unwrap();
     harness.gateway.signal("HUP");
-    let talk = async |key: &str| {
-        let url = format!("{}/v1/responses", harness.gateway.url());
-        let body = said("hi", None).to_string();
-        Reply::of(harness.http.post(url).bearer_auth(key).body(body)).await
-    };
+    let talk = async |key: &str| harness.post_as(key, said("hi", None)).await;
     let mut told = talk(new_key).await;
     for _ in 0..1000 {
         if told.status == 200 {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::endpoints::get;
-use crate::harness::{Harness, KEY, PATIENCE, Reply};
+use crate::harness::{Harness, PATIENCE, Reply};
 
 #[tokio::test]
 async fn models_are_the_union_and_a_request_goes_to_who_has_its_model() {
@@ -161,7 +161,6 @@ async fn a_model_that_no_account_has_is_refused_in_the_upstreams_own_words() {
     harness
         .account(1)
         .always(Some("status=429;retry_after=600".parse().unwrap()));
-    let url = format!("{}/v1/responses", harness.gateway.url());
-    let reply = Reply::of(harness.http.post(url).bearer_auth(KEY).body(body.to_string())).await;
+    let reply = harness.post(body).await;
     assert_eq!((reply.status, reply.body), (404, upstream.body));
 }

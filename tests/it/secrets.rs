@@ -219,8 +219,7 @@ async fn after_a_full_run_no_secret_is_in_the_database_or_in_the_most_talkative_
     }
     let wrong = "mk-a-wrong-key-that-somebody-sent";
     for key in [guest.as_str(), wrong] {
-        let url = format!("{}/v1/responses", harness.gateway.url());
-        Reply::of(harness.http.post(url).bearer_auth(key).json(&said(prompt, None))).await;
+        harness.post_as(key, said(prompt, None)).await;
     }
     harness.gateway.signal("TERM");
     harness.gateway.ended().await;

@@ -241,7 +241,9 @@ async fn a_response_is_steered_and_its_successor_has_a_row_of_its_own() {
     let mut socket = harness
         .socket_with(&[("x-simulate", "delta_delay=100ms;deltas=20")])
         .await;
-    socket.send(&create("a long story", None)).await;
+    let mut story = create("a long story", None);
+    story["stream_id"] = json!("main");
+    socket.send(&story).await;
     let first = socket.next().await["response"]["id"].as_str().unwrap().to_owned();
     while socket.next().await["type"] != "response.output_text.delta" {}
     let said = json!([{ "role": "user", "content": "shorter" }]);
@@ -253,6 +255,10 @@ async fn a_response_is_steered_and_its_successor_has_a_row_of_its_own() {
         turn.events
             .iter()
             .any(|event| event["type"] == "response.steer.accepted"),
+        "{turn:?}"
+    );
+    assert!(
+        turn.events.iter().all(|event| event["stream_id"] == "main"),
         "{turn:?}"
     );
     assert_eq!(turn.last()["response"]["incomplete_details"]["reason"], "steered");
