@@ -127,6 +127,11 @@ fn add_headers(headers: &mut HeaderMap, state: &State, begin: Instant) {
     set("x-request-id", state.id("req"));
     set("openai-processing-ms", begin.elapsed().as_millis().to_string());
     set("set-cookie", format!("__cf_bm={}; path=/; HttpOnly", state.name));
+    set(
+        "strict-transport-security",
+        "max-age=31536000; includeSubDomains".to_owned(),
+    );
+    set("alt-svc", "h3=\":443\"; ma=86400".to_owned());
     if state.login.is_some() {
         return codex::add_headers(headers, state);
     }

@@ -42,9 +42,12 @@ const FROM_CLIENT_ONLY: [HeaderName; 18] = [
     header::VIA,
 ];
 
-/// Of an answer: what belongs to the account. Cookies bind to it, the organization names it.
-const FROM_UPSTREAM_ONLY: [HeaderName; 4] = [
+/// Of an answer: what belongs to the account, or to the host that answered. Cookies bind to it, the
+/// organization names it; that it is to be spoken to in TLS or HTTP/3 only is not said of this host.
+const FROM_UPSTREAM_ONLY: [HeaderName; 6] = [
     header::SET_COOKIE,
+    header::STRICT_TRANSPORT_SECURITY,
+    header::ALT_SVC,
     HeaderName::from_static("openai-organization"),
     HeaderName::from_static("openai-project"),
     header::WWW_AUTHENTICATE,
@@ -165,6 +168,8 @@ mod tests {
     fn what_belongs_to_the_account_does_not_reach_the_client() {
         let answer = map(&[
             ("set-cookie", "__cf_bm=1"),
+            ("strict-transport-security", "max-age=31536000; includeSubDomains"),
+            ("alt-svc", "h3=\":443\""),
             ("openai-organization", "org"),
             ("x-ratelimit-remaining-requests", "1"),
             ("x-codex-primary-used-percent", "4"),

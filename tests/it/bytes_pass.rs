@@ -284,6 +284,9 @@ async fn headers_pass_both_ways_but_for_credentials_and_the_connection() {
     assert_eq!(reply.account(), "sim-a");
     for name in [
         "set-cookie",
+        // Said of the provider's host, and not of this one.
+        "strict-transport-security",
+        "alt-svc",
         "openai-organization",
         "x-ratelimit-remaining-requests",
     ] {
