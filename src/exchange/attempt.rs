@@ -107,7 +107,11 @@ pub(super) async fn send(
     } = incoming;
     note_quota(gateway, account.id, Quota::of_headers(&headers, now_ms()));
     let idle = gateway.settings.upstream_idle;
-    let reader = Box::new(Reader::new(body, &headers, status, reads, idle));
+    let mut reader = Box::new(Reader::new(body, &headers, status, reads, idle));
+    if account.kind == Kind::Codex && reads.is_stream() {
+        // Its backend leaves the output of the last event empty, where clients look for it.
+        reader.completes();
+    }
     let attempt = Attempt {
         account,
         lease: Some(lease),

@@ -12,6 +12,7 @@ use crate::quota::Quota;
 use crate::response::chat;
 use crate::response::document::Scanner;
 use crate::response::events::{self, Meaning, Splitter};
+use crate::response::gather::Gathering;
 use crate::response::{Facts, Outcome};
 use crate::upstream::http::IncomingBody;
 
@@ -75,6 +76,8 @@ pub struct Reader {
     pub facts: Facts,
     /// What it has told of the account's quota, for whoever takes it from here.
     pub quota: Quota,
+    /// What fills in the output of the last event, where the upstream leaves it empty.
+    gathering: Option<Box<Gathering>>,
     /// Whether the first output has come.
     pub output_began: bool,
     /// A document that has ended.
@@ -150,11 +153,17 @@ impl Reader {
             deadline: Instant::now() + idle,
             facts: Facts::default(),
             quota: Quota::default(),
+            gathering: None,
             output_began: false,
             complete: false,
             finished: false,
             last_sequence_number: None,
         }
+    }
+
+    /// The last event of the stream gets the items that came before, where it leaves them out.
+    pub(super) fn completes(&mut self) {
+        self.gathering = Some(Box::default());
     }
 
     /// What was read has been put together anew: it passes as it is.
@@ -230,6 +239,10 @@ impl Reader {
                 Ok(whole) if self.is_chat() => Step::Bytes(self.read_chunks(whole)),
                 Ok(whole) => {
                     let tells_quota = self.read_events(&whole);
+                    let whole = match &mut self.gathering {
+                        Some(gathering) => gathering.complete(whole),
+                        None => whole,
+                    };
                     Step::Bytes(match tells_quota && self.hides_quota() {
                         true => events::without_quota(whole),
                         false => whole,

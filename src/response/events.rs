@@ -262,6 +262,18 @@ impl<'a> Event<'a> {
         })
     }
 
+    /// Where what it carries stands in the bytes that it was read from; `None` if it stands in several
+    /// lines.
+    pub(super) fn range_in(&self, whole: &[u8]) -> Option<Range<usize>> {
+        match &self.data {
+            Cow::Borrowed(data) => {
+                let start = (data.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
+                Some(start..start + data.len())
+            }
+            Cow::Owned(_) => None,
+        }
+    }
+
     /// The same as a slice of the bytes that it was read from.
     pub fn slice_of(&self, whole: &Bytes) -> Bytes {
         match &self.data {

@@ -1,4 +1,5 @@
-//! A stream of events, gathered into the document that a client gets who asked for no stream.
+//! A stream of events, gathered into the document that a client gets who asked for no stream; or into
+//! the last event of a stream that passes.
 //!
 //! The last event holds the response, as the upstream wrote it; the backend of ChatGPT logins leaves
 //! its `output` empty there, and tells the items one by one before.
@@ -7,8 +8,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::events::{Event, Meaning};
-use super::lenient;
+use super::events::{Event, Meaning, events};
+use super::{Outcome, lenient};
 use crate::limits;
 
 /// What has come of a stream so far.
@@ -55,19 +56,64 @@ impl Gathering {
     /// The document; nothing if the stream ended without a response.
     pub fn document(mut self) -> Option<Bytes> {
         let response = self.response.take()?;
-        let text = response.get();
+        let filled = self.filled(response.get())?;
+        Some(match filled {
+            Some(whole) => whole.into(),
+            None => Bytes::copy_from_slice(response.get().as_bytes()),
+        })
+    }
+
+    /// Takes the next events of a stream that passes. Where the last one leaves the output empty, it gets
+    /// the items that came before, unless they are larger than can be held: clients read them there.
+    pub fn complete(&mut self, whole: Bytes) -> Bytes {
+        let mut completed = None;
+        for event in events(&whole) {
+            match event.meaning() {
+                Meaning::Item if self.add(&event).is_err() => self.items.clear(),
+                Meaning::End(Outcome::Completed | Outcome::Incomplete | Outcome::Cancelled) => {
+                    completed = std::mem::take(self)
+                        .last_event(&event)
+                        .zip(event.range_in(&whole));
+                }
+                _ => {}
+            }
+        }
+        match completed {
+            Some((data, range)) => [&whole[..range.start], data.as_bytes(), &whole[range.end..]]
+                .concat()
+                .into(),
+            None => whole,
+        }
+    }
+
+    /// The data of the event that ends a response, where its output has to be filled in.
+    fn last_event(mut self, event: &Event<'_>) -> Option<String> {
+        let text = std::str::from_utf8(event.data()).ok()?;
+        let response = serde_json::from_str::<Data<'_>>(text).ok()?.response?.get();
+        let filled = self.filled(response)??;
+        let start = response.as_ptr() as usize - text.as_ptr() as usize;
+        let whole = [&text[..start], &filled, &text[start + response.len()..]].concat();
+        // A line of a stream has no breaks in it.
+        memchr::memchr2(b'\n', b'\r', whole.as_bytes())
+            .is_none()
+            .then_some(whole)
+    }
+
+    /// A response with its items; nothing in the inner place if it is to stay as it is, and none at all if
+    /// it cannot be read.
+    fn filled(&mut self, text: &str) -> Option<Option<String>> {
         let read: Output<'_> = serde_json::from_str(text).ok()?;
         let listed = read.output.map(RawValue::get);
         let is_empty = listed.is_none_or(|listed| {
             listed == "null" || listed.trim_matches(['[', ']', ' ', '\n', '\t', '\r']).is_empty()
         });
         if !is_empty || self.items.is_empty() {
-            return Some(Bytes::copy_from_slice(text.as_bytes()));
+            return Some(None);
         }
         self.items.sort_by_key(|(place, _)| *place);
         let items: Vec<&str> = self.items.iter().map(|(_, item)| item.get()).collect();
         let items = format!("[{}]", items.join(","));
-        let whole = match listed {
+        Some(Some(match listed {
             Some(listed) => {
                 let start = listed.as_ptr() as usize - text.as_ptr() as usize;
                 [&text[..start], &items, &text[start + listed.len()..]].concat()
@@ -77,8 +123,7 @@ impl Gathering {
                 "{{\"output\":{items},{}",
                 text.trim_start().trim_start_matches('{')
             ),
-        };
-        Some(whole.into())
+        }))
     }
 }
 
@@ -104,7 +149,6 @@ struct Output<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::response::events::events;
 
     fn gathered(stream: &[&str]) -> Option<String> {
         let mut gathering = Gathering::default();
@@ -153,6 +197,37 @@ mod tests {
             gathered(&[ADDED, empty]).as_deref(),
             Some(r#"{"id":"r","output":[]}"#)
         );
+    }
+
+    fn passed(pieces: &[&str]) -> String {
+        let mut gathering = Gathering::default();
+        let passed = pieces
+            .iter()
+            .map(|piece| gathering.complete(Bytes::copy_from_slice(piece.as_bytes())));
+        passed
+            .map(|piece| String::from_utf8(piece.to_vec()).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn the_last_event_of_a_stream_gets_the_items_that_it_left_out_and_nothing_else_changes() {
+        let before = format!(": hi\n\ndata: {ADDED}\n\nevent: x\ndata: {SECOND}\r\n\r\ndata: {FIRST}\n\n");
+        let end = |output: &str| {
+            format!(
+                "event: response.completed\ndata: {{\"type\":\"response.completed\",\"response\":{{\"id\":\"r\",\"output\":{output}}}}}\n\ndata: [DONE]\n\n"
+            )
+        };
+        let items = r#"[{"id":"rs_1","n":1.0e2},{"id":"msg_1"}]"#;
+        assert_eq!(passed(&[&before, &end("[]")]), before.clone() + &end(items));
+        let together = before.clone() + &end("[]");
+        assert_eq!(passed(&[&together]), before.clone() + &end(items));
+        for stays in [end(r#"[{"id":"x"}]"#), end("[]").replace("completed", "failed")] {
+            assert_eq!(passed(&[&before, &stays]), before.clone() + &stays);
+        }
+        assert_eq!(passed(&[&end("[]")]), end("[]"));
+        // What follows a response that was steered has items of its own.
+        let two = before.clone() + &end(items) + &end("[]");
+        assert_eq!(passed(&[&before, &end("[]"), &end("[]")]), two);
     }
 
     #[test]

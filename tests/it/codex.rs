@@ -449,3 +449,28 @@ async fn a_chain_over_a_websocket_goes_on_because_its_history_is_held_here() {
     let by_user = said.filter(|item| item["role"] == "user").count();
     assert_eq!((by_user, got.get("previous_response_id")), (3, None));
 }
+
+#[tokio::test]
+async fn the_last_event_of_a_stream_has_the_items_that_its_backend_leaves_out() {
+    let is_whole = |events: &[Value], how: &str| {
+        let items: Vec<&Value> = events
+            .iter()
+            .filter(|event| event["type"] == "response.output_item.done")
+            .map(|event| &event["item"])
+            .collect();
+        let last = events.last().unwrap();
+        assert_eq!(last["type"], "response.completed", "{how}");
+        assert!(!items.is_empty(), "{how}");
+        assert_eq!(last["response"]["output"], json!(items), "{how}");
+    };
+    let harness = one_login().start().await;
+    let kept = harness.post(streamed("hi", None)).await;
+    is_whole(&kept.events(), "over a kept connection");
+    let mut body = streamed("hi", None);
+    body["store"] = false.into();
+    is_whole(&harness.post(body.clone()).await.events(), "over HTTP");
+    let in_pieces = harness.simulate("chunk=7;crlf", body).await;
+    is_whole(&in_pieces.events(), "in pieces");
+    let turn = harness.socket().await.turn(create("hi", None)).await;
+    is_whole(&turn.events, "over the client's WebSocket");
+}
