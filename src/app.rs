@@ -137,6 +137,7 @@ impl App {
         found.admin = client_keys::admin_digest(&connection)?;
         let keys = Arc::new(Keys::default());
         keys.replace(found.clients, found.admin);
+        store::roster::applied(&connection, found.version, None)?;
         drop(connection);
         let settings = Settings {
             lifetimes: config.lifetimes(),

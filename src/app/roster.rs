@@ -54,16 +54,14 @@ pub(super) fn secrets(config: &Config) -> Result<Secrets, ConfigError> {
 pub(super) fn read(connection: &Connection, config: &Config, secrets: Secrets) -> Result<Found, StartError> {
     // Before all else: what changes from here on is taken over the next time.
     let version = roster::read(connection)?.version;
-    let found = Found {
+    Ok(Found {
         accounts: read_accounts(connection, config, secrets.accounts)?,
         // After those of the file: what is not in it any more was removed just now.
         gone: accounts::gone(connection)?,
         clients: read_clients(connection, config, &secrets.client_keys)?,
         admin: client_keys::admin_digest(connection)?,
         version,
-    };
-    roster::applied(connection, version, None)?;
-    Ok(found)
+    })
 }
 
 fn read_accounts(
@@ -206,6 +204,7 @@ impl Roster {
                 let (accounts, keys) = (found.accounts.len(), found.clients.len());
                 self.gateway.pool.replace(found.accounts, found.gone);
                 self.keys.replace(found.clients, found.admin);
+                self.tell_applied(None).await;
                 let gateway = self.gateway.clone();
                 tokio::spawn(async move { models::refresh_missing(&gateway).await });
                 tracing::info!(accounts, client_keys = keys, "accounts and keys taken over");
@@ -215,14 +214,17 @@ impl Roster {
                 self.version = version;
                 self.in_order = false;
                 tracing::error!(%error, "accounts and keys stay as they were");
-                let trouble = error.to_string();
-                let told = self
-                    .gateway
-                    .store
-                    .change(move |connection| roster::applied(connection, version, Some(&trouble)));
-                told.await.ok();
+                self.tell_applied(Some(error.to_string())).await;
             }
         }
+    }
+
+    /// Tells the commands that wait for it. Not before it is so: their users go on at once.
+    async fn tell_applied(&self, trouble: Option<String>) {
+        let version = self.version;
+        let store = &self.gateway.store;
+        let told = store.change(move |connection| roster::applied(connection, version, trouble.as_deref()));
+        told.await.ok();
     }
 
     async fn read(&self) -> Result<Found, StartError> {

@@ -6,9 +6,23 @@ use crate::harness::{Harness, KEY, Reply, WithJson as _, eventually, said, strea
 
 /// Makes a client key with these arguments.
 fn key(harness: &Harness, arguments: &[&str]) -> String {
-    let told = harness.run(&[&["key", "add", "guest"], arguments].concat());
+    named_key(harness, "guest", arguments)
+}
+
+fn named_key(harness: &Harness, name: &str, arguments: &[&str]) -> String {
+    let told = harness.run(&[&["key", "add", name], arguments].concat());
     let mut lines = told.lines().map(str::trim);
     lines.find(|line| line.starts_with("mk-")).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_key_is_let_in_as_soon_as_its_command_has_ended() {
+    let harness = Harness::over(1).await;
+    for number in 0..3 {
+        let guest = named_key(&harness, &format!("guest-{number}"), &[]);
+        let status = harness.post_as(&guest, said("hi", None)).await.status;
+        assert_eq!(status, 200, "key {number}");
+    }
 }
 
 #[tokio::test]
