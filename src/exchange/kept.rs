@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::account::AccountId;
@@ -23,19 +23,12 @@ use super::connection::Lost;
 #[derive(Debug, Default)]
 pub struct Kept {
     lines: Mutex<Vec<Line>>,
-    rooms: Rooms,
+    /// How many more each account can have here, with those that are about to be.
+    rooms: Mutex<HashMap<AccountId, Arc<Semaphore>>>,
 }
-
-/// How many connections each account has here: those that are kept, and those about to be.
-#[derive(Debug, Default, Clone)]
-struct Rooms(Arc<Mutex<HashMap<AccountId, usize>>>);
 
 /// The room of one of them, taken before it is opened. It is given back when it is dropped.
-#[derive(Debug)]
-pub(super) struct Room {
-    all: Rooms,
-    account: AccountId,
-}
+pub(super) type Room = OwnedSemaphorePermit;
 
 /// Whose a chain is. Agents that share a conversation are told apart by what they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +46,7 @@ struct Line {
     /// One request at a time: what follows waits for what it follows.
     turns: Arc<Semaphore>,
     used: Instant,
+    /// Held for as long as it is kept.
     room: Room,
 }
 
@@ -62,37 +56,6 @@ pub(super) struct OnLine {
     pub(super) socket: Arc<Socket>,
     /// Nothing on a client's own connection, whose lanes keep their order themselves.
     pub(super) turn: Option<Turn>,
-}
-
-impl Rooms {
-    fn taken(&self) -> MutexGuard<'_, HashMap<AccountId, usize>> {
-        // A map is whole between any two calls.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self, account: AccountId) -> Option<Room> {
-        let mut taken = self.taken();
-        let of_account = taken.entry(account).or_default();
-        (*of_account < limits::KEPT_SOCKETS_PER_ACCOUNT_MAX).then(|| {
-            *of_account += 1;
-            Room {
-                all: self.clone(),
-                account,
-            }
-        })
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        let mut taken = self.all.taken();
-        if let Some(of_account) = taken.get_mut(&self.account) {
-            *of_account -= 1;
-            if *of_account == 0 {
-                taken.remove(&self.account);
-            }
-        }
-    }
 }
 
 impl Line {
@@ -167,12 +130,21 @@ impl Kept {
         lines.iter_mut().filter(serves).find_map(Line::try_take)
     }
 
+    fn free_room(&self, account: AccountId) -> Option<Room> {
+        // A map is whole between any two calls.
+        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_account = rooms
+            .entry(account)
+            .or_insert_with(|| Arc::new(Semaphore::new(limits::KEPT_SOCKETS_PER_ACCOUNT_MAX)));
+        of_account.clone().try_acquire_owned().ok()
+    }
+
     /// Room for another connection to an account. The one that was not used for the longest time gives
     /// way. `None` if all are busy, or not open yet.
     pub(super) fn room_for(&self, account: AccountId) -> Option<Room> {
         let mut lines = self.lines();
         lines.retain(|line| line.socket.is_open());
-        self.rooms.take(account).or_else(|| {
+        self.free_room(account).or_else(|| {
             let of_account = lines.iter().enumerate();
             let idle = of_account.filter(|(_, line)| line.socket.account == account && line.is_idle());
             let (oldest, _) = idle.min_by_key(|(_, line)| line.used)?;
