@@ -194,6 +194,14 @@ pub enum Error {
         /// The account that was asked.
         account: String,
     },
+    /// The account's address sends requests elsewhere: it is not the right one.
+    #[error("account {account} redirects with status {status}")]
+    Redirected {
+        /// The account that was asked.
+        account: String,
+        /// The status of the redirect.
+        status: u16,
+    },
     /// The answer has a `Content-Encoding` that nobody asked for.
     #[error("account {account} sent an answer encoded as {encoding}")]
     UnaskedEncoding {

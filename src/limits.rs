@@ -237,6 +237,14 @@ pub const ATTEMPT_CODE_CHARS_MAX: usize = 128;
 /// The cooldown after a 429 that names no time: short, because the account is simply tried again.
 pub const COOLDOWN_UNSTATED: Duration = Duration::from_secs(5);
 
+/// The shortest cooldown. An upstream that says `Retry-After: 0` while it refuses would else be asked
+/// again as fast as the network allows. A shorter one counts as this long.
+pub const COOLDOWN_MIN: Duration = Duration::from_secs(1);
+
+/// How much a shortest cooldown is drawn out, so that those who wait for several accounts do not all
+/// come back in one moment. A quarter of it spreads them, and is not felt. It is never exceeded.
+pub const COOLDOWN_JITTER: Duration = Duration::from_millis(250);
+
 /// How long an account with no quota left rests before it is tried again, if the upstream named
 /// no time. Money is added by people, who notice within minutes.
 pub const EXHAUSTED_PROBE: Duration = Duration::from_secs(10 * 60);
@@ -244,6 +252,10 @@ pub const EXHAUSTED_PROBE: Duration = Duration::from_secs(10 * 60);
 /// The longest cooldown that an upstream's word is taken for; weekly windows fit. A longer one is
 /// probably a mistake in units, and would lock the account for good.
 pub const COOLDOWN_MAX: Duration = Duration::from_secs(8 * 24 * 3600);
+
+/// Ids under which one response is told after its first. A gateway that renames a response does it once.
+/// At it: further ones are not known, and a client that follows one gets an honest error.
+pub const RESPONSE_IDS_MAX: usize = 4;
 
 /// Models of one account that are limited at once. A pool asks for a dozen. At it: a further limit
 /// is not noted, so that its account is simply asked again.

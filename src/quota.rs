@@ -43,6 +43,10 @@ pub struct Window {
 pub struct Quota {
     /// In the order in which they were first told.
     pub windows: Vec<Window>,
+    /// Whether there are credits that pay for what is used over the plan's windows; `None` where that was
+    /// not told. Not kept: it is told with the windows each time.
+    #[serde(skip)]
+    pub has_credits: Option<bool>,
 }
 
 impl Quota {
@@ -67,6 +71,7 @@ impl Quota {
                     .extend(codex_window(headers, family, window, now_ms));
             }
         }
+        quota.has_credits = credits_told(headers);
         quota
     }
 
@@ -92,6 +97,9 @@ impl Quota {
         });
         Quota {
             windows: told.collect(),
+            has_credits: event
+                .credits
+                .map(|credits| credits.has_credits || credits.unlimited),
         }
     }
 
@@ -118,6 +126,7 @@ impl Quota {
         });
         Quota {
             windows: window.into_iter().collect(),
+            has_credits: None,
         }
     }
 
@@ -125,6 +134,7 @@ impl Quota {
     /// people see has changed.
     pub fn update(&mut self, later: Quota) -> bool {
         let mut changed = false;
+        self.has_credits = later.has_credits.or(self.has_credits);
         let now_ms = later.windows.first().map_or(0, |window| window.seen_at_ms);
         // Known by its end only, it is over then.
         self.windows
@@ -150,8 +160,12 @@ impl Quota {
 
     /// How long until the plan's window that is used up begins anew; the longest of them, and
     /// nothing if none is used up, or it does not say when it ends. Windows of single features, and
-    /// the fast ones of requests and tokens, are left to the upstream to refuse.
+    /// the fast ones of requests and tokens, are left to the upstream to refuse; and so is a plan whose
+    /// credits pay for what comes after it.
     pub fn used_up(&self, now_ms: i64) -> Option<Duration> {
+        if self.has_credits == Some(true) {
+            return None;
+        }
         let plan = self
             .windows
             .iter()
@@ -243,6 +257,21 @@ fn codex_window(headers: &HeaderMap, family: &str, window: &str, now_ms: i64) ->
     })
 }
 
+/// Whether there are credits beside the plan, as the backend of ChatGPT logins tells in headers
+/// (openai/codex, `codex-rs/codex-api/src/rate_limits.rs`).
+fn credits_told(headers: &HeaderMap) -> Option<bool> {
+    let told = |name: &str| {
+        let value = text(headers, name)?;
+        Some(value.eq_ignore_ascii_case("true") || value == "1")
+    };
+    let has_credits = told("x-codex-credits-has-credits");
+    let unlimited = told("x-codex-credits-unlimited");
+    match (has_credits, unlimited) {
+        (None, None) => None,
+        (has, unlimited) => Some(has.unwrap_or(false) || unlimited.unwrap_or(false)),
+    }
+}
+
 fn from_seconds(seconds: f64) -> Option<i64> {
     let ms = seconds * 1000.0;
     (ms.is_finite() && (0.0..9e15).contains(&ms)).then_some(ms as i64)
@@ -265,6 +294,15 @@ struct LimitError {
 struct RateLimitsEvent {
     metered_limit_name: Option<String>,
     rate_limits: Option<RateLimits>,
+    credits: Option<Credits>,
+}
+
+#[derive(Deserialize)]
+struct Credits {
+    #[serde(default)]
+    has_credits: bool,
+    #[serde(default)]
+    unlimited: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -330,7 +368,7 @@ mod tests {
             NOW_MS,
         );
         let event = br#"{"type":"codex.rate_limits","plan_type":"plus","rate_limits":{"allowed":true,"limit_reached":false,"primary":{"used_percent":41.0,"window_minutes":300,"reset_at":1795412345},"secondary":{"used_percent":12.5,"window_minutes":10080,"reset_at":1795900000}},"credits":{"has_credits":false,"unlimited":false,"balance":null},"metered_limit_name":"codex"}"#;
-        assert_eq!(by_headers, Quota::of_event(event, NOW_MS));
+        assert_eq!(by_headers.windows, Quota::of_event(event, NOW_MS).windows);
         assert_eq!(by_headers.windows.len(), 2);
         assert_eq!(Quota::from_json(&by_headers.to_json()), by_headers);
     }

@@ -13,6 +13,7 @@ mod input;
 mod strip;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -313,14 +314,14 @@ impl<'a> Fields<'a> {
             stream: truth(self.stream).unwrap_or(false),
             store: truth(self.store),
             background: truth(self.background).unwrap_or(false),
-            previous_response_id: text(self.previous_response_id),
+            previous_response_id: pointer(self.previous_response_id),
             conversation: conversation(self.conversation),
-            prompt_cache_key: text(self.prompt_cache_key),
+            prompt_cache_key: pointer(self.prompt_cache_key),
             service_tier: name(self.service_tier),
             stream_options: stream_options(self.stream_options, body),
             has_include: present(self.include),
             has_cache_key: present(self.prompt_cache_key),
-            has_reasoning: present(self.reasoning),
+            has_reasoning: sets_something(self.reasoning),
             input_items: self.input.items,
             has_history: self.input.has_history,
             sealed: self.input.sealed(),
@@ -340,6 +341,11 @@ fn text(value: Option<&RawValue>) -> Option<String> {
     serde_json::from_str(value?.get()).ok()
 }
 
+/// A text that points at something. A blank one points at nothing, and counts as absent.
+fn pointer(value: Option<&RawValue>) -> Option<String> {
+    text(value).filter(|text| !text.trim().is_empty())
+}
+
 fn name(value: Option<&RawValue>) -> Option<String> {
     text(value).filter(|name| name.len() <= limits::NAME_BYTES_MAX)
 }
@@ -350,6 +356,18 @@ fn truth(value: Option<&RawValue>) -> Option<bool> {
 
 fn present(value: Option<&RawValue>) -> bool {
     value.is_some_and(|value| value.get() != "null")
+}
+
+/// Whether an object has a member that is set. A model without reasoning refuses what is filled in for
+/// an empty one.
+fn sets_something(value: Option<&RawValue>) -> bool {
+    let members = value.map(|value| serde_json::from_str::<HashMap<Cow<'_, str>, &RawValue>>(value.get()));
+    match members {
+        Some(Ok(members)) => members.values().any(|member| member.get() != "null"),
+        // What is no object is for the upstream to judge.
+        Some(Err(_)) => present(value),
+        None => false,
+    }
 }
 
 fn null_span(value: Option<&RawValue>, body: &[u8]) -> Option<Range<usize>> {
@@ -372,7 +390,8 @@ fn conversation(value: Option<&RawValue>) -> Option<String> {
     }
     let text = value?.get();
     let object = || serde_json::from_str::<Object>(text).ok().map(|object| object.id);
-    serde_json::from_str(text).ok().or_else(object)
+    let id: Option<String> = serde_json::from_str(text).ok().or_else(object);
+    id.filter(|id| !id.trim().is_empty())
 }
 
 fn stream_options(value: Option<&RawValue>, body: &[u8]) -> StreamOptions {

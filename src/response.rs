@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod document;
+pub mod error_forms;
 pub mod events;
 pub mod gather;
 pub mod refusal;
@@ -14,6 +15,8 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::limits;
+
+pub use error_forms::ErrorSaid;
 
 /// How an exchange ended. One word each in SQL, logs, JSON and page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +104,10 @@ impl Usage {
         let output_details = usage.output_tokens_details.or(usage.completion_tokens_details);
         let output_details = output_details.unwrap_or_default();
         // Some servers write -1 for what they do not know.
-        let figure = |told: Option<i64>| told.filter(|told| (0..=limits::TOKENS_MAX).contains(told));
+        let figure = |told: Option<Figure>| {
+            let told = told.map(|Figure(told)| told);
+            told.filter(|told| (0..=limits::TOKENS_MAX).contains(told))
+        };
         let figures = Usage {
             input: figure(usage.input_tokens.or(usage.prompt_tokens)),
             cached: figure(input_details.cached_tokens),
@@ -130,8 +136,11 @@ pub struct Facts {
     pub is_steered: bool,
     /// The code of the error that ended it.
     pub error_code: Option<String>,
-    /// What the error says, for the time it may name.
-    pub error_message: Option<String>,
+    /// What the error says.
+    pub error: ErrorSaid,
+    /// Ids that the response was told under later. Some gateways end an answer under another id than the
+    /// one that it began with; clients may follow either.
+    pub other_ids: Vec<String>,
     /// Ids of output items, and of what they use, in order of appearance, each once.
     pub items: Vec<String>,
     /// Digests of what the items hold that only this account can read, each once.
@@ -176,19 +185,24 @@ impl Facts {
     }
 
     fn add_response_id(&mut self, id: String) {
-        if self.response_id.is_none() && id.len() <= limits::REFERENCE_BYTES_MAX {
-            self.response_id = Some(id);
+        if id.len() > limits::REFERENCE_BYTES_MAX || id.trim().is_empty() {
+            return;
+        }
+        match &self.response_id {
+            None => self.response_id = Some(id),
+            Some(first) => {
+                let is_known = *first == id || self.other_ids.contains(&id);
+                if !is_known && self.other_ids.len() < limits::RESPONSE_IDS_MAX {
+                    self.other_ids.push(id);
+                }
+            }
         }
     }
 
-    fn add_error(&mut self, error: ErrorObject) {
-        // Some upstreams put the code in `type`, some have integer codes.
-        self.error_code = error
-            .code
-            .or(error.kind)
-            .map(|Word(word)| word)
-            .or(self.error_code.take());
-        self.error_message = error.message.or(self.error_message.take());
+    fn add_error(&mut self, said: ErrorSaid) {
+        let code = said.code_or_kind().map(str::to_owned);
+        self.error_code = code.or(self.error_code.take());
+        self.error = said.or(std::mem::take(&mut self.error));
     }
 
     fn add_transformations(&mut self, transformations: Vec<Transformation>) {
@@ -254,22 +268,39 @@ impl<'de> Deserialize<'de> for Word {
     }
 }
 
+/// A count: a whole number, also where it is written as `64.0`.
+struct Figure(i64);
+
+impl<'de> Deserialize<'de> for Figure {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw: &RawValue = Deserialize::deserialize(deserializer)?;
+        if let Ok(whole) = raw.get().parse::<i64>() {
+            return Ok(Figure(whole));
+        }
+        let number: f64 = serde_json::from_str(raw.get()).map_err(serde::de::Error::custom)?;
+        match number.fract() == 0.0 && number.abs() < 9e15 {
+            true => Ok(Figure(number as i64)),
+            false => Err(serde::de::Error::custom("no whole number")),
+        }
+    }
+}
+
 #[derive(Deserialize, Default)]
 struct UsageObject {
     #[serde(default, deserialize_with = "lenient")]
-    input_tokens: Option<i64>,
+    input_tokens: Option<Figure>,
     #[serde(default, deserialize_with = "lenient")]
     input_tokens_details: Option<InputDetails>,
     #[serde(default, deserialize_with = "lenient")]
-    output_tokens: Option<i64>,
+    output_tokens: Option<Figure>,
     #[serde(default, deserialize_with = "lenient")]
     output_tokens_details: Option<OutputDetails>,
     #[serde(default, deserialize_with = "lenient")]
-    prompt_tokens: Option<i64>,
+    prompt_tokens: Option<Figure>,
     #[serde(default, deserialize_with = "lenient")]
     prompt_tokens_details: Option<InputDetails>,
     #[serde(default, deserialize_with = "lenient")]
-    completion_tokens: Option<i64>,
+    completion_tokens: Option<Figure>,
     #[serde(default, deserialize_with = "lenient")]
     completion_tokens_details: Option<OutputDetails>,
 }
@@ -277,15 +308,15 @@ struct UsageObject {
 #[derive(Deserialize, Default)]
 struct InputDetails {
     #[serde(default, deserialize_with = "lenient")]
-    cached_tokens: Option<i64>,
+    cached_tokens: Option<Figure>,
     #[serde(default, deserialize_with = "lenient")]
-    cache_write_tokens: Option<i64>,
+    cache_write_tokens: Option<Figure>,
 }
 
 #[derive(Deserialize, Default)]
 struct OutputDetails {
     #[serde(default, deserialize_with = "lenient")]
-    reasoning_tokens: Option<i64>,
+    reasoning_tokens: Option<Figure>,
 }
 
 #[derive(Deserialize)]
@@ -297,7 +328,7 @@ struct ResponseObject<'a> {
     #[serde(default, deserialize_with = "lenient")]
     service_tier: Option<String>,
     #[serde(default, deserialize_with = "lenient")]
-    error: Option<ErrorObject>,
+    error: Option<ErrorSaid>,
     #[serde(default, deserialize_with = "lenient")]
     incomplete_details: Option<IncompleteDetails>,
     #[serde(default, borrow, deserialize_with = "lenient")]
@@ -332,14 +363,4 @@ struct ItemObject<'a> {
     container_id: Option<String>,
     #[serde(default, borrow, deserialize_with = "lenient")]
     encrypted_content: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize, Default)]
-struct ErrorObject {
-    #[serde(default, deserialize_with = "lenient")]
-    code: Option<Word>,
-    #[serde(default, rename = "type", deserialize_with = "lenient")]
-    kind: Option<Word>,
-    #[serde(default, deserialize_with = "lenient")]
-    message: Option<String>,
 }

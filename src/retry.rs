@@ -66,9 +66,14 @@ impl Failure {
     pub fn is_fault(self) -> bool {
         match self {
             Failure::NotSent | Failure::Unanswered | Failure::Timeout => true,
-            Failure::Refused { status, .. } => status >= 500,
+            Failure::Refused { status, .. } => status >= 500 || is_redirect(status),
         }
     }
+}
+
+/// Whether an account's address leads elsewhere: the request did not run.
+fn is_redirect(status: u16) -> bool {
+    (300..400).contains(&status)
 }
 
 /// Decides. `pinned` says that only one account may serve, so that there is nowhere else to go.
@@ -88,6 +93,8 @@ pub fn next(failure: Failure, pinned: bool, spent: Spent) -> Next {
         Failure::Refused {
             about_account: true, ..
         } => Next::Again,
+        // It did not run there, and another account has another address.
+        Failure::Refused { status, .. } if is_redirect(status) && !pinned => Next::Again,
         // A server's fault: once more, elsewhere. Where it is pinned, the client retries in its own time.
         Failure::Refused {
             status: 500 | 502 | 503 | 504 | 529,
@@ -139,6 +146,9 @@ mod tests {
             (own(503), false, (3, 1, 0), Next::Again),
             (own(503), false, (2, 2, 0), Next::GiveUp),
             (own(503), true, (1, 1, 0), Next::GiveUp),
+            // An address that leads elsewhere.
+            (own(307), false, (3, 3, 0), Next::Again),
+            (own(307), true, (1, 1, 0), Next::GiveUp),
             // An error in the request.
             (own(400), false, (1, 0, 0), Next::GiveUp),
             (own(403), false, (1, 0, 0), Next::GiveUp),

@@ -240,11 +240,23 @@ impl Status {
     }
 }
 
-/// The end of a limit. A stated one is bounded, and one that was not stated is short: either way
-/// the account is tried again.
+/// The end of a limit. A stated one is bounded on both sides, and one that was not stated is short:
+/// either way the account is tried again.
 fn until(stated: Option<Duration>, unstated: Duration, now_ms: i64) -> i64 {
-    let wait = stated.unwrap_or(unstated).min(limits::COOLDOWN_MAX);
+    let stated = stated.unwrap_or(unstated);
+    let wait = match stated < limits::COOLDOWN_MIN {
+        true => limits::COOLDOWN_MIN + jitter(now_ms),
+        false => stated.min(limits::COOLDOWN_MAX),
+    };
     now_ms.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Between nothing and [`limits::COOLDOWN_JITTER`], different from one millisecond to the next.
+fn jitter(now_ms: i64) -> Duration {
+    let most_ms = limits::COOLDOWN_JITTER.as_millis() as u64;
+    // A multiplier of Fibonacci hashing: neighbours come out far apart.
+    let mixed = now_ms.unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    Duration::from_millis(mixed % (most_ms + 1))
 }
 
 /// Where an account stands with its upstream, as a whole and by model.

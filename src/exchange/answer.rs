@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use http::{HeaderMap, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::account::{AccountId, Signal};
 use crate::clock::now_ms;
@@ -66,12 +67,13 @@ pub(super) async fn begin(
         account,
         lease,
         status,
-        headers,
+        mut headers,
         reader,
         held,
         ended,
         socket,
     } = attempt;
+    say_what_it_is(&mut headers, &reader);
     record.row().status = Some(status.as_u16());
     let held_bytes: u64 = held.iter().map(|piece| piece.len() as u64).sum();
     let length = reader
@@ -101,6 +103,16 @@ pub(super) async fn begin(
             Err(_) => return Err((Error::StoreUnavailable, body.record)),
         }
     }
+    let is_empty = length == Some(0) || matches!(body.next, Some(Step::End));
+    if body.ready.is_empty() && is_empty && !is_events {
+        // Nobody reads a body that has no bytes: what it means is written down here.
+        if !body.is_whole() && status != StatusCode::NO_CONTENT {
+            return Err((Error::UnreadableAnswer, body.record));
+        }
+        if body.end_whole().await.is_err() {
+            return Err((Error::StoreUnavailable, body.record));
+        }
+    }
     let shows_quota = body.record.shows_quota();
     Ok(Answer {
         status,
@@ -113,6 +125,21 @@ pub(super) async fn begin(
         body,
     })
 }
+
+/// Some servers name a stream a document, or the reverse: clients go by the name.
+fn say_what_it_is(headers: &mut HeaderMap, reader: &Reader) {
+    let Some(media_type) = reader.media_type() else {
+        return;
+    };
+    let named = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if !named.is_some_and(|named| named.to_ascii_lowercase().starts_with(media_type)) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    }
+}
+
+/// What keeps a silent stream open. It is one line: some readers take a blank line after it for the end
+/// of an event, and fail on an event without data (openai-python where events carry ids, older openai-go).
+const KEEP_ALIVE: &[u8] = b": keep-alive\n";
 
 /// The body of an answer. Dropped before its end, it writes the row as what that means, and closes
 /// the connection to the upstream, which stops there, too.
@@ -161,7 +188,7 @@ impl AnswerBody {
                 return Ok(Some(self.leaving(bytes)));
             }
             match self.next_step().await {
-                None => return Ok(Some(Bytes::from_static(b": keep-alive\n\n"))),
+                None => return Ok(Some(Bytes::from_static(KEEP_ALIVE))),
                 Some(Step::Bytes(bytes)) if bytes.is_empty() => {}
                 Some(Step::Bytes(bytes)) => {
                     self.ready.push_back(bytes);
@@ -180,7 +207,7 @@ impl AnswerBody {
     }
 
     /// The upstream's next step; `None` if it has been silent so long that the client's side of a
-    /// stream should hear something. Comments are for nobody but the boxes in between.
+    /// stream should hear something: proxies and routers in between close a connection that is silent.
     async fn next_step(&mut self) -> Option<Step> {
         if let Some(step) = self.next.take() {
             return Some(step);
@@ -270,7 +297,7 @@ impl AnswerBody {
     /// or what made it fail. Gives the account's new standing, if it changed.
     fn note_account(&mut self, outcome: Option<Outcome>) -> Option<Changed> {
         let failure = (outcome == Some(Outcome::Failed))
-            .then(|| Refusal::of_event(&self.reader.facts).signal())
+            .then(|| Refusal::of_event(&self.reader.facts, now_ms()).signal())
             .flatten();
         let works = outcome == Some(Outcome::Completed) || self.reader.output_began;
         let signal = match failure {

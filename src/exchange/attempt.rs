@@ -85,15 +85,10 @@ pub(super) async fn send(
         Ok(incoming) => incoming,
         Err(error) => return Err(not_answered(account, error)),
     };
-    if let Some(encoding) = unasked_encoding(&incoming.headers) {
-        let account_name = account.name.clone();
-        let error = Error::UnaskedEncoding {
-            account: account_name,
-            encoding,
-        };
+    if let Some((failure, error)) = unusable(&account, &incoming) {
         return Err(Failed {
             account,
-            failure: Failure::Unanswered,
+            failure,
             signal: None,
             code: None,
             seal_is_unreadable: false,
@@ -131,7 +126,7 @@ pub(super) async fn send(
     let id = attempt.account.id;
     let mut sent = match streams_unasked {
         true => Box::pin(gather(attempt)).await,
-        false => hold_back(attempt, reads.is_stream() && movable).await,
+        false => hold_back(attempt, movable, reads.is_stream()).await,
     };
     let told = match &mut sent {
         Ok(attempt) => Some(attempt),
@@ -218,6 +213,52 @@ fn login_ended(account: Arc<Account>, code: String) -> Failed {
     }
 }
 
+/// How an attempt failed where an edge such as Cloudflare's stands in front of the account: it answers for
+/// it with a page for people. With 520 and 524 the account had got the request and may have run it; with the
+/// others it had not (developers.cloudflare.com, "Cloudflare 5xx errors").
+fn edge_failure(status: StatusCode) -> Option<Failure> {
+    match status.as_u16() {
+        520 => Some(Failure::Unanswered),
+        524 => Some(Failure::Timeout),
+        521 | 522 | 523 | 525 | 526 | 527 | 530 => Some(Failure::NotSent),
+        _ => None,
+    }
+}
+
+/// Why an answer cannot be passed on by its head: a redirect leads the client, and its key, to a place that
+/// nobody configured; an encoding that nobody asked for cannot be read.
+fn unusable(account: &Account, incoming: &Incoming) -> Option<(Failure, Error)> {
+    let status = incoming.status;
+    let name = || account.name.clone();
+    if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
+        let error = Error::Redirected {
+            account: name(),
+            status: status.as_u16(),
+        };
+        let failure = Failure::Refused {
+            status: status.as_u16(),
+            about_account: false,
+        };
+        return Some((failure, error));
+    }
+    if let Some(failure) = edge_failure(status) {
+        let reason = format!("the server in front of it says {}", status.as_u16());
+        let account = name();
+        let error = match failure {
+            Failure::Timeout => Error::Timeout { account },
+            Failure::Unanswered => Error::Unanswered { account, reason },
+            _ => Error::Unreachable { account, reason },
+        };
+        return Some((failure, error));
+    }
+    let encoding = unasked_encoding(&incoming.headers)?;
+    let error = Error::UnaskedEncoding {
+        account: name(),
+        encoding,
+    };
+    Some((Failure::Unanswered, error))
+}
+
 fn unasked_encoding(headers: &HeaderMap) -> Option<String> {
     let encoding = headers.get(CONTENT_ENCODING)?.to_str().unwrap_or("unreadable");
     (encoding != "identity").then(|| encoding.to_owned())
@@ -273,7 +314,7 @@ async fn gather(mut attempt: Attempt) -> Result<Attempt, Failed> {
         attempt.becomes(document);
         return Ok(attempt);
     }
-    let refusal = Refusal::of_event(&attempt.reader.facts);
+    let refusal = Refusal::of_event(&attempt.reader.facts, now_ms());
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
     attempt.status = status;
     attempt.becomes(wording::of_event(status.as_u16(), &attempt.reader.facts));
@@ -312,9 +353,9 @@ fn failed(mut attempt: Attempt, refusal: Refusal) -> Failed {
     }
 }
 
-/// Reads until the answer has begun: for a request that can still be moved, until its first
+/// Reads until the answer has begun: of a stream whose request can still be moved, until its first
 /// output; else until anything at all is there.
-async fn hold_back(mut attempt: Attempt, movable: bool) -> Result<Attempt, Failed> {
+async fn hold_back(mut attempt: Attempt, movable: bool, is_stream: bool) -> Result<Attempt, Failed> {
     let deadline = Instant::now() + limits::HOLD_BACK;
     let mut held_bytes = 0;
     loop {
@@ -335,11 +376,12 @@ async fn hold_back(mut attempt: Attempt, movable: bool) -> Result<Attempt, Faile
             }
         }
         let reader = &attempt.reader;
-        if movable && reader.facts.outcome == Some(Outcome::Failed) && !reader.output_began {
-            let refusal = Refusal::of_event(&reader.facts);
+        if movable && reader.failed_before_output() {
+            let refusal = Refusal::of_event(&reader.facts, now_ms());
             return Err(failed(attempt, refusal));
         }
-        let began = reader.output_began || reader.facts.outcome.is_some() || !movable;
+        let waits = movable && (is_stream || reader.is_failing());
+        let began = !waits || reader.outcome().is_some() || (reader.output_began && !reader.is_failing());
         if (began && held_bytes > 0) || held_bytes > limits::HELD_BYTES_MAX {
             return Ok(attempt);
         }

@@ -66,6 +66,8 @@ impl Reads {
 pub struct Reader {
     body: IncomingBody,
     form: Form,
+    /// Whether the first byte has come that shows the form.
+    is_form_sure: bool,
     reads: Reads,
     /// The outcome of an answer that tells none itself.
     at_end: Outcome,
@@ -88,14 +90,14 @@ pub struct Reader {
     pub last_sequence_number: Option<u64>,
 }
 
-/// What kind of answer it is, by its `Content-Type`.
+/// What kind of answer it is: by its `Content-Type`, until its first byte shows what it really is.
 #[derive(Debug)]
 enum Form {
     Events(Splitter),
     Document(Scanner),
     /// Something that is not read: it passes.
     Opaque,
-    /// Named as neither of them: its first byte decides.
+    /// Named as neither of them.
     Unnamed {
         stream: bool,
     },
@@ -113,14 +115,17 @@ impl Form {
         }
     }
 
-    /// What the first byte that is no space says.
-    fn named(stream: bool, bytes: &[u8]) -> Option<Form> {
-        let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace())?;
-        Some(match first {
-            b'{' => Form::Document(Scanner::default()),
-            _ if stream => Form::Events(Splitter::default()),
-            _ => Form::Opaque,
-        })
+    /// The form by its first byte that is no space; the one that it was named as, where that may be.
+    fn by_first_byte(self, first: u8) -> Form {
+        // An object; or the name of a field of an event (`data`, `event`, `id`, `retry`), or a comment.
+        let begins_event = b"deir:".contains(&first);
+        match self {
+            Form::Unnamed { .. } | Form::Events(_) if first == b'{' => Form::Document(Scanner::default()),
+            Form::Unnamed { stream } if stream || begins_event => Form::Events(Splitter::default()),
+            Form::Unnamed { .. } => Form::Opaque,
+            Form::Document(_) if begins_event => Form::Events(Splitter::default()),
+            named => named,
+        }
     }
 }
 
@@ -144,6 +149,7 @@ impl Reader {
         Reader {
             body,
             form,
+            is_form_sure: !matches!(reads, Reads::Response { .. } | Reads::Chat { .. }),
             reads,
             at_end: match status.is_success() {
                 true => Outcome::Completed,
@@ -197,10 +203,18 @@ impl Reader {
         };
         match next {
             Err(_) => Step::Idle,
-            Ok(None) => Step::End,
+            Ok(None) => self.end(),
             Ok(Some(Err(reason))) => Step::Cut(reason),
             Ok(Some(Ok(bytes))) => self.read(bytes),
         }
+    }
+
+    fn end(&mut self) -> Step {
+        let last = match &mut self.form {
+            Form::Events(splitter) => splitter.last_event(),
+            _ => None,
+        };
+        last.map_or(Step::End, |whole| Step::Bytes(self.pass_events(whole)))
     }
 
     /// What is left of an answer that ended in the middle of something.
@@ -221,10 +235,11 @@ impl Reader {
     }
 
     fn read(&mut self, bytes: Bytes) -> Step {
-        if let Form::Unnamed { stream } = self.form
-            && let Some(form) = Form::named(stream, &bytes)
+        if !self.is_form_sure
+            && let Some(first) = bytes.iter().find(|byte| !byte.is_ascii_whitespace())
         {
-            self.form = form;
+            self.is_form_sure = true;
+            self.form = std::mem::replace(&mut self.form, Form::Opaque).by_first_byte(*first);
         }
         match &mut self.form {
             Form::Opaque | Form::Unnamed { .. } | Form::Made => Step::Bytes(bytes),
@@ -236,19 +251,48 @@ impl Reader {
             }
             Form::Events(splitter) => match splitter.push(bytes) {
                 Err(events::EventTooLarge) => Step::Cut("an event is larger than the limit".to_owned()),
-                Ok(whole) if self.is_chat() => Step::Bytes(self.read_chunks(whole)),
-                Ok(whole) => {
-                    let tells_quota = self.read_events(&whole);
-                    let whole = match &mut self.gathering {
-                        Some(gathering) => gathering.complete(whole),
-                        None => whole,
-                    };
-                    Step::Bytes(match tells_quota && self.hides_quota() {
-                        true => events::without_quota(whole),
-                        false => whole,
-                    })
-                }
+                Ok(whole) => Step::Bytes(self.pass_events(whole)),
             },
+        }
+    }
+
+    /// Reads whole events, and gives what of them goes on.
+    fn pass_events(&mut self, whole: Bytes) -> Bytes {
+        if self.is_chat() {
+            return self.read_chunks(whole);
+        }
+        let tells_quota = self.read_events(&whole);
+        let whole = match &mut self.gathering {
+            Some(gathering) => gathering.complete(whole),
+            None => whole,
+        };
+        match tells_quota && self.hides_quota() {
+            true => events::without_quota(whole),
+            false => whole,
+        }
+    }
+
+    /// Whether the answer has said that it failed.
+    pub fn is_failing(&self) -> bool {
+        self.facts.outcome == Some(Outcome::Failed)
+    }
+
+    /// Whether the answer is whole, and failed before the model had put out anything.
+    pub fn failed_before_output(&self) -> bool {
+        let is_before_output = match self.form {
+            Form::Document(_) => self.complete && self.facts.items.is_empty(),
+            _ => !self.output_began,
+        };
+        self.is_failing() && is_before_output
+    }
+
+    /// The `Content-Type` that says what the answer is; `None` where that is not known better than by the
+    /// upstream.
+    pub fn media_type(&self) -> Option<&'static str> {
+        match self.form {
+            Form::Events(_) => Some("text/event-stream"),
+            Form::Document(_) => Some("application/json"),
+            Form::Opaque | Form::Unnamed { .. } | Form::Made => None,
         }
     }
 

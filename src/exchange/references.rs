@@ -116,10 +116,16 @@ impl Pointers<'_> {
     }
 
     fn soft(&mut self, session_headers: &[HeaderName], question: &Question, envelope: &Envelope) {
-        let session = session_headers.iter().find_map(|name| question.headers.get(name));
-        if let Some(session) = session.filter(|session| !session.is_empty()) {
+        let said = session_headers
+            .iter()
+            .filter_map(|name| question.headers.get(name));
+        // A blank one names no session.
+        let session = said
+            .map(|value| value.as_bytes())
+            .find(|value| !value.trim_ascii().is_empty());
+        if let Some(session) = session {
             // Agents that share a session are told apart by what they are.
-            let value = [session.as_bytes(), &envelope.lane].concat();
+            let value = [session, &envelope.lane].concat();
             self.add(ReferenceKind::Session, &value, 0, "");
         }
         let api = question.endpoint.api();
@@ -214,6 +220,7 @@ pub struct ToRemember {
     /// The figures that were still to come, and are told here, if they are.
     pub owed: Option<[u8; 16]>,
     response_is_known: bool,
+    other_ids_known: usize,
     items_known: usize,
     sealed_known: usize,
 }
@@ -307,6 +314,7 @@ pub(super) fn to_remember(
         in_background: envelope.background && question.endpoint.api() == Some(Api::Responses),
         owed: None,
         response_is_known: false,
+        other_ids_known: 0,
         items_known: 0,
         sealed_known: 0,
     };
@@ -425,6 +433,7 @@ impl ToRemember {
     /// Another response follows in the same answer.
     pub(super) fn goes_on(&mut self) {
         self.response_is_known = false;
+        self.other_ids_known = 0;
         self.items_known = 0;
         self.sealed_known = 0;
     }
@@ -432,9 +441,10 @@ impl ToRemember {
     /// What the answer has told since the last call, ready to be written.
     pub(super) fn take_new(&mut self, facts: &Facts) -> Vec<Remember> {
         let new_response = facts.response_id.as_ref().filter(|_| !self.response_is_known);
+        let new_ids = &facts.other_ids[self.other_ids_known..];
         let new_items = &facts.items[self.items_known..];
         let new_sealed = &facts.sealed[self.sealed_known..];
-        if new_response.is_none() && new_items.is_empty() && new_sealed.is_empty() {
+        if new_response.is_none() && new_ids.is_empty() && new_items.is_empty() && new_sealed.is_empty() {
             return Vec::new();
         }
         let owner = Owner {
@@ -451,7 +461,7 @@ impl ToRemember {
         };
         let mut list: Vec<Remember> = self.soft.drain(..).collect();
         if self.keeps != Keeps::Nothing {
-            list.extend(new_response.map(|id| {
+            list.extend(new_response.into_iter().chain(new_ids).map(|id| {
                 let mut response = remember(ReferenceKind::Response, id.as_bytes());
                 response.owner.connection = self.connection;
                 response
@@ -475,6 +485,7 @@ impl ToRemember {
             );
         }
         self.response_is_known = facts.response_id.is_some();
+        self.other_ids_known = facts.other_ids.len();
         self.items_known = facts.items.len();
         self.sealed_known = facts.sealed.len();
         list

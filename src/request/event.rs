@@ -9,7 +9,7 @@ use memchr::memchr;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Name, NotAnObject, Splice, Unreadable, span, text, truth, without_position};
+use super::{Name, NotAnObject, Splice, Unreadable, pointer, span, text, truth, without_position};
 
 /// What stands for a response that is held here.
 #[derive(Debug, Clone, Default)]
@@ -316,7 +316,7 @@ impl<'de> Visitor<'de> for EventVisitor<'de> {
                 }
                 MemberKind::StreamId => event.lane = Lane::of(Some(value)),
                 MemberKind::Generate => event.generates = truth(Some(value)) != Some(false),
-                MemberKind::PreviousResponseId => event.previous_response_id = text(Some(value)),
+                MemberKind::PreviousResponseId => event.previous_response_id = pointer(Some(value)),
                 MemberKind::Other if name.as_ref() == b"input" => {
                     event.input = Input::of(value, self.body);
                 }

@@ -23,7 +23,9 @@ pub(super) fn read_into(body: &[u8], ids: &mut Vec<Named>) -> Result<(), Unreada
         .any(|word| memmem::find(body, word).is_some());
     if may_hold {
         walk(body, |place, value| {
-            if let Some((kind, id)) = place.kind().zip(decoded(value)) {
+            if let Some((kind, id)) = place.kind().zip(decoded(value))
+                && !id.trim().is_empty()
+            {
                 ids.push(Named {
                     kind,
                     id: id.into_owned(),

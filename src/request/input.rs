@@ -85,6 +85,8 @@ impl<'a> Input<'a> {
                     limits::SEALED_ITEMS_READ,
                 );
             }
+            // A blank id names nothing.
+            (_, None, Some(id)) if word(id).is_none_or(|id| id.trim().is_empty()) => {}
             (Some("reasoning"), None, Some(id)) => self.thoughts.push((position, id)),
             (_, None, Some(id)) => push_newest(&mut self.item_ids, id, limits::ITEM_IDS_READ),
             _ => {}
@@ -92,7 +94,8 @@ impl<'a> Input<'a> {
     }
 
     fn add_reference(&mut self, id: &RawValue) {
-        self.references.extend(text(id).map(|id| Named {
+        let id = text(id).filter(|id| !id.trim().is_empty());
+        self.references.extend(id.map(|id| Named {
             kind: ReferenceKind::Item,
             id,
         }));

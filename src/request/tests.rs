@@ -55,15 +55,24 @@ fn a_null_is_replaced_where_it_stands() {
 fn sealed_reasoning_is_asked_for_only_where_reasoning_is_set_and_include_is_not() {
     let asked = r#"["reasoning.encrypted_content"]"#;
     assert_eq!(
-        filled(r#"{"reasoning":{}}"#, None, true),
-        format!(r#"{{"reasoning":{{}},"include":{asked}}}"#)
+        filled(r#"{"reasoning":{"effort":"low"}}"#, None, true),
+        format!(r#"{{"reasoning":{{"effort":"low"}},"include":{asked}}}"#)
     );
-    for body in [r#"{"reasoning":null}"#, r#"{"reasoning":{},"include":[]}"#] {
+    for body in [
+        r#"{"reasoning":null}"#,
+        r#"{"reasoning":{}}"#,
+        r#"{"reasoning":{"effort":null,"summary":null}}"#,
+        r#"{"reasoning":{"effort":"low"},"include":[]}"#,
+    ] {
         assert_eq!(filled(body, None, true), body);
     }
     assert_eq!(
-        filled(r#"{"include":null,"reasoning":{}}"#, Some("k"), true),
-        format!(r#"{{"include":{asked},"reasoning":{{}},"prompt_cache_key":"k"}}"#)
+        filled(
+            r#"{"include":null,"reasoning":{"effort":"low"}}"#,
+            Some("k"),
+            true
+        ),
+        format!(r#"{{"include":{asked},"reasoning":{{"effort":"low"}},"prompt_cache_key":"k"}}"#)
     );
 }
 

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::events::placed_events;
-use super::{ErrorObject, Facts, Outcome, Usage, lenient};
+use super::events::{Meaning, placed_events};
+use super::{Facts, Outcome, Usage, lenient};
 
 /// What a piece of the stream brought.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,9 +40,15 @@ pub fn read(whole: Bytes, hides_usage: bool, facts: &mut Facts) -> Read {
         let says_more = facts.response_id.is_none()
             || (has("\"usage\"") && !has("\"usage\":null"))
             || (has("\"finish_reason\"") && !has("\"finish_reason\":null"))
+            || !has("\"choices\"")
             || has("\"error\"");
         if !says_more {
             read.output = true;
+            continue;
+        }
+        let failed = Meaning::End(Outcome::Failed);
+        if event.meaning() == failed {
+            event.read_into(failed, facts);
             continue;
         }
         let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) else {
@@ -62,10 +68,6 @@ pub fn read(whole: Bytes, hides_usage: bool, facts: &mut Facts) -> Read {
         facts.model = chunk.model.or(facts.model.take());
         facts.service_tier = chunk.service_tier.or(facts.service_tier.take());
         facts.usage = usage.or(facts.usage);
-        if let Some(error) = chunk.error {
-            facts.add_error(error);
-            facts.outcome = Some(Outcome::Failed);
-        }
     }
     read.bytes = match hidden.is_empty() {
         true => whole,
@@ -95,8 +97,6 @@ struct Chunk<'a> {
     choices: Option<Vec<Choice>>,
     #[serde(default, borrow)]
     usage: Option<&'a RawValue>,
-    #[serde(default, deserialize_with = "lenient")]
-    error: Option<ErrorObject>,
 }
 
 #[derive(Deserialize)]

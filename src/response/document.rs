@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 use sha2::{Digest as _, Sha256};
 
-use super::{ErrorObject, Facts, IncompleteDetails, Outcome, Usage};
+use super::{ErrorSaid, Facts, IncompleteDetails, Outcome, Usage};
 use crate::limits;
 
 /// Follows one document through its pieces.
@@ -178,7 +178,7 @@ impl Scanner {
             b',' => self.next_member(facts),
             b' ' | b'\t' | b'\r' | b'\n' => {}
             other => {
-                self.begin_value();
+                self.begin_value(false);
                 self.keep(&[other]);
             }
         }
@@ -191,19 +191,20 @@ impl Scanner {
         } else if self.expects_name && self.is_in_item() {
             self.begin_capture(Target::ItemName);
         } else {
-            self.begin_value();
+            self.begin_value(true);
         }
         self.keep(b"\"");
     }
 
-    /// Begins to keep a value, if it is one that is needed.
-    fn begin_value(&mut self) {
+    /// Begins to keep a value, if it is one that is needed. Ids and seals are strings: what else stands in
+    /// their place is none.
+    fn begin_value(&mut self, is_string: bool) {
         if self.capture.is_some() || self.expects_name {
             return;
         }
         if self.depth == 1 && WANTED.contains(&self.member.as_slice()) {
             self.begin_capture(Target::Value);
-        } else if self.is_in_item() {
+        } else if self.is_in_item() && is_string {
             match self.item_member.as_slice() {
                 b"id" | b"container_id" => self.begin_capture(Target::ItemId),
                 b"encrypted_content" => self.begin_capture(Target::Sealed),
@@ -218,7 +219,7 @@ impl Scanner {
     }
 
     fn open(&mut self, byte: u8) {
-        self.begin_value();
+        self.begin_value(false);
         self.keep(&[byte]);
         self.depth += 1;
         match self.depth {
@@ -273,14 +274,16 @@ impl Scanner {
     fn begin_capture(&mut self, target: Target) {
         self.capture = Some(target);
         self.kept.clear();
+        self.digest = Sha256::new();
     }
 
     fn keep(&mut self, bytes: &[u8]) {
         match self.capture {
             None => {}
             Some(Target::Sealed) => {
+                // Base64 has one character that some writers escape: the slash.
                 let text = bytes.strip_suffix(b"\"").unwrap_or(bytes);
-                self.digest.update(text);
+                self.digest.update(text.strip_suffix(b"\\").unwrap_or(text));
             }
             Some(_) => {
                 let room = (limits::ANSWER_VALUE_BYTES_MAX + 1).saturating_sub(self.kept.len());
@@ -349,13 +352,18 @@ fn add_value(member: &[u8], bytes: &[u8], facts: &mut Facts) {
         }
         b"model" => facts.model = text(),
         b"service_tier" => facts.service_tier = text(),
-        b"status" => facts.outcome = text().and_then(|status| Outcome::of_status(&status)),
+        b"status" => {
+            facts.outcome = text()
+                .and_then(|status| Outcome::of_status(&status))
+                .or(facts.outcome)
+        }
         b"usage" => {
             facts.usage = serde_json::from_slice(bytes).ok().and_then(Usage::read);
         }
         b"error" => {
-            if let Ok(error) = serde_json::from_slice::<ErrorObject>(bytes) {
+            if let Ok(error) = serde_json::from_slice::<ErrorSaid>(bytes) {
                 facts.add_error(error);
+                facts.outcome.get_or_insert(Outcome::Failed);
             }
         }
         b"input_transformations" => {

@@ -7,11 +7,12 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use memchr::{memchr, memrchr};
+use memchr::{memchr, memchr2, memrchr2};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::{ErrorObject, Facts, ItemObject, Outcome, ResponseObject, lenient};
+use super::{ErrorSaid, Facts, ItemObject, Outcome, ResponseObject, error_forms, lenient};
 use crate::limits;
 use crate::request::event::Lane;
 
@@ -51,6 +52,23 @@ impl Splitter {
         self.partial.split().freeze()
     }
 
+    /// The last event of a stream that ended in good order: servers are seen to leave out its blank line.
+    /// It gets one, because clients drop an event without. Nothing if what is there is no whole event.
+    pub fn last_event(&mut self) -> Option<Bytes> {
+        let (event, _) = take_event(&self.partial);
+        let data = event?.data;
+        let is_whole = data.starts_with(b"[DONE]") || serde_json::from_slice::<IgnoredAny>(&data).is_ok();
+        if !is_whole {
+            return None;
+        }
+        let mut last = self.partial.split();
+        if !last.ends_with(b"\n") && !last.ends_with(b"\r") {
+            last.extend_from_slice(b"\n");
+        }
+        last.extend_from_slice(b"\n");
+        Some(last.freeze())
+    }
+
     fn within_limit(&self, whole: Bytes) -> Result<Bytes, EventTooLarge> {
         if self.partial.len() > limits::EVENT_BYTES_MAX {
             return Err(EventTooLarge);
@@ -60,20 +78,34 @@ impl Splitter {
 }
 
 /// The position behind the last blank line that ends at or after `from`; 0 if there is none. Lines
-/// end with LF or CRLF.
+/// end with LF, CRLF or, as the standard allows and nobody expects, CR.
 fn last_end(bytes: &[u8], from: usize) -> usize {
     let mut end = bytes.len();
-    while let Some(line_end) = memrchr(b'\n', &bytes[from..end]) {
-        let line_end = from + line_end;
-        let before = bytes[..line_end]
-            .strip_suffix(b"\r")
-            .unwrap_or(&bytes[..line_end]);
-        if before.ends_with(b"\n") {
-            return line_end + 1;
+    while let Some(at) = memrchr2(b'\n', b'\r', &bytes[from..end]) {
+        let at = from + at;
+        let before = &bytes[..at];
+        let is_blank = match bytes[at] {
+            b'\n' => {
+                before.strip_suffix(b"\r").unwrap_or(before).ends_with(b"\n") || before.ends_with(b"\r\r")
+            }
+            // Where lines end with LF, a CR is the half of a CRLF, until something else follows.
+            _ => before.ends_with(b"\r") || (before.ends_with(b"\n") && at + 1 < bytes.len()),
+        };
+        if is_blank {
+            return at + 1;
         }
-        end = line_end;
+        end = at;
     }
     0
+}
+
+/// The position of the end of the first line, and of what follows it.
+fn line_end(bytes: &[u8]) -> (usize, usize) {
+    match memchr2(b'\n', b'\r', bytes) {
+        None => (bytes.len(), bytes.len()),
+        Some(end) if bytes[end..].starts_with(b"\r\n") => (end, end + 2),
+        Some(end) => (end, end + 1),
+    }
 }
 
 /// The events in a piece that [`Splitter::push`] gave.
@@ -121,13 +153,17 @@ pub fn without_quota(whole: Bytes) -> Bytes {
 /// Reads the lines up to the next blank one. `None` for what has no data: comments, blank lines.
 fn take_event(bytes: &[u8]) -> (Option<Event<'_>>, &[u8]) {
     let mut data: Option<Cow<'_, [u8]>> = None;
+    let mut name: &[u8] = &[];
     let mut rest = bytes;
     while !rest.is_empty() {
-        let end = memchr(b'\n', rest).unwrap_or(rest.len());
-        let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
-        rest = rest.get(end + 1..).unwrap_or_default();
+        let (end, next) = line_end(rest);
+        let line = &rest[..end];
+        rest = &rest[next..];
         if line.is_empty() {
             break;
+        }
+        if let Some(value) = line.strip_prefix(b"event:") {
+            name = value.trim_ascii();
         }
         let Some(value) = line.strip_prefix(b"data:") else {
             continue;
@@ -138,13 +174,16 @@ fn take_event(bytes: &[u8]) -> (Option<Event<'_>>, &[u8]) {
             Some(before) => Cow::Owned([&before[..], value].join(&b'\n')),
         });
     }
-    (data.map(|data| Event { data }), rest)
+    (data.map(|data| Event { data, name }), rest)
 }
 
-/// One event. Its type is what the JSON says, as for the clients, not what the `event:` line says.
+/// One event. Its type is what the JSON says, as for the clients; where that says nothing, it is what the
+/// `event:` line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event<'a> {
     data: Cow<'a, [u8]>,
+    /// The value of the `event:` line; empty without one.
+    name: &'a [u8],
 }
 
 /// What an event means for the exchange.
@@ -169,6 +208,7 @@ impl<'a> Event<'a> {
     pub fn of(data: &'a [u8]) -> Event<'a> {
         Event {
             data: Cow::Borrowed(data),
+            name: &[],
         }
     }
 
@@ -184,9 +224,10 @@ impl<'a> Event<'a> {
             b"response.output_item.added" | b"response.output_item.done" => Meaning::Item,
             b"response.completed" => Meaning::End(Outcome::Completed),
             b"response.incomplete" => Meaning::End(Outcome::Incomplete),
-            b"response.failed" | b"error" => Meaning::End(Outcome::Failed),
+            b"response.failed" => Meaning::End(Outcome::Failed),
             b"response.cancelled" => Meaning::End(Outcome::Cancelled),
             b"codex.rate_limits" => Meaning::Quota,
+            kind if is_error(kind) => Meaning::End(Outcome::Failed),
             kind if OUTPUT_FAMILIES.iter().any(|family| kind.starts_with(family)) => Meaning::Output,
             _ => Meaning::Unknown,
         }
@@ -198,8 +239,18 @@ impl<'a> Event<'a> {
             return Cow::Borrowed(kind);
         }
         let data: Option<TypeOnly> = serde_json::from_slice(&self.data).ok();
-        let kind = data.and_then(|data| data.kind).unwrap_or_default();
-        Cow::Owned(kind.into_bytes())
+        match data.and_then(|data| data.kind) {
+            Some(kind) if !kind.ends_with("Error") => Cow::Owned(kind.into_bytes()),
+            None if !self.name.is_empty() && self.name != b"message" => Cow::Borrowed(self.name),
+            // What has no type can still be an error.
+            _ if error_forms::is_error(&self.data) => Cow::Borrowed(b"error"),
+            kind => Cow::Owned(kind.unwrap_or_default().into_bytes()),
+        }
+    }
+
+    /// Whether it tells an error that is not that of a response: `error`, in any of its forms.
+    pub fn is_error(&self) -> bool {
+        is_error(&self.kind())
     }
 
     /// Adds what the event says to what is known. Not for [`Meaning::Output`]: those are many and
@@ -217,15 +268,9 @@ impl<'a> Event<'a> {
         if let Meaning::End(outcome) = meaning {
             facts.outcome = Some(outcome);
             facts.is_steered = outcome == Outcome::Incomplete && self.is_steered();
-            // `error` comes flat, as documented, or nested, as observed.
-            let nested = data.error.unwrap_or_default();
-            let flat = ErrorObject {
-                code: data.code,
-                kind: None,
-                message: data.message,
-            };
-            facts.add_error(flat);
-            facts.add_error(nested);
+        }
+        if meaning == Meaning::End(Outcome::Failed) {
+            facts.add_error(ErrorSaid::read(&self.data));
         }
     }
 
@@ -349,6 +394,10 @@ impl<'a> Event<'a> {
     }
 }
 
+fn is_error(kind: &[u8]) -> bool {
+    kind == b"error" || kind == b"response.error" || kind.ends_with(b"_error")
+}
+
 /// The types that carry output or progress, by their beginnings.
 const OUTPUT_FAMILIES: [&[u8]; 13] = [
     b"response.output_",
@@ -380,12 +429,6 @@ struct EventData<'a> {
     response: Option<ResponseObject<'a>>,
     #[serde(default, borrow, deserialize_with = "lenient")]
     item: Option<ItemObject<'a>>,
-    #[serde(default, deserialize_with = "lenient")]
-    error: Option<ErrorObject>,
-    #[serde(default, deserialize_with = "lenient")]
-    code: Option<super::Word>,
-    #[serde(default, deserialize_with = "lenient")]
-    message: Option<String>,
 }
 
 #[cfg(test)]

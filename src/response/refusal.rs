@@ -5,9 +5,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, StatusCode};
-use serde::Deserialize;
 
-use super::{ErrorObject, Facts, Word, lenient};
+use super::{ErrorSaid, Facts};
 use crate::account::Signal;
 
 /// The code by which an upstream says that it does not hold, or no longer holds, a response.
@@ -32,41 +31,27 @@ pub struct Refusal {
 impl Refusal {
     /// Reads an answer with an error status. `now_ms` is for limits that name a moment.
     pub fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8], now_ms: i64) -> Refusal {
-        let body: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
-        let error = body.error.unwrap_or_default();
-        let stated = header_wait(headers, now_ms)
-            .or_else(|| error.resets_in_seconds.and_then(seconds))
-            .or_else(|| error.resets_at.and_then(|at| until(at, now_ms)));
-        let exact = error.code.as_ref().map(|Word(word)| word.as_str());
-        let seal_is_unreadable = is_unreadable_seal(exact, error.message.as_deref());
-        let code = error.code.or(error.kind).map(|Word(word)| word);
+        let said = ErrorSaid::read(body);
+        let code = said.code_or_kind().map(str::to_owned);
         let code = code
             .or_else(|| header_code(headers))
-            .or_else(|| code_of_detail(&body.detail?).map(str::to_owned));
+            .or_else(|| code_of_detail(said.message.as_deref()?).map(str::to_owned));
         Refusal {
-            seal_is_unreadable,
+            seal_is_unreadable: is_unreadable_seal(said.code.as_deref(), said.message.as_deref()),
             status: status.as_u16(),
-            retry_after: stated.or_else(|| error.message.as_deref().and_then(stated_in_text)),
+            retry_after: header_wait(headers, now_ms).or_else(|| stated(&said, now_ms)),
             code,
         }
     }
 
-    /// Reads an error that came as an event. The codes are those of `response.failed` and `error`.
-    pub fn of_event(facts: &Facts) -> Refusal {
-        let code = facts.error_code.clone();
-        let status = match code.as_deref() {
-            Some("rate_limit_exceeded" | "usage_limit_reached" | "usage_not_included" | "slow_down") => 429,
-            Some(code) if is_quota(code) => 429,
-            Some("server_is_overloaded") => 503,
-            Some("server_error") | None => 500,
-            Some(_) => 400,
-        };
-        let message = facts.error_message.as_deref();
+    /// Reads an error that came as an event, or as a document with a status that says that all is well.
+    pub fn of_event(facts: &Facts, now_ms: i64) -> Refusal {
+        let said = &facts.error;
         Refusal {
-            seal_is_unreadable: is_unreadable_seal(code.as_deref(), message),
-            status,
-            code,
-            retry_after: message.and_then(stated_in_text),
+            seal_is_unreadable: is_unreadable_seal(facts.error_code.as_deref(), said.message.as_deref()),
+            status: said.status_as_answer(),
+            code: facts.error_code.clone(),
+            retry_after: stated(said, now_ms),
         }
     }
 
@@ -108,11 +93,8 @@ fn is_unreadable_seal(code: Option<&str>, message: Option<&str>) -> bool {
 /// for people.
 fn header_code(headers: &HeaderMap) -> Option<String> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let in_json = text("x-error-json").and_then(|encoded| {
-        let bytes = STANDARD.decode(encoded).ok()?;
-        let body: ErrorBody = serde_json::from_slice(&bytes).ok()?;
-        body.error?.code.map(|Word(word)| word)
-    });
+    let in_json =
+        text("x-error-json").and_then(|encoded| ErrorSaid::read(&STANDARD.decode(encoded).ok()?).code);
     in_json.or_else(|| text("x-openai-authorization-error").map(str::to_owned))
 }
 
@@ -123,7 +105,7 @@ fn code_of_detail(detail: &str) -> Option<&'static str> {
 }
 
 /// Codes of the Responses API that mean money or plan, not pace.
-fn is_quota(code: &str) -> bool {
+pub(super) fn is_quota(code: &str) -> bool {
     matches!(
         code,
         "insufficient_quota"
@@ -167,6 +149,14 @@ fn header_wait(headers: &HeaderMap, now_ms: i64) -> Option<Duration> {
         .max()
 }
 
+/// The wait that the error itself states.
+fn stated(said: &ErrorSaid, now_ms: i64) -> Option<Duration> {
+    said.resets_in_seconds
+        .and_then(seconds)
+        .or_else(|| said.resets_at_s.and_then(|at| until(at, now_ms)))
+        .or_else(|| said.message.as_deref().and_then(stated_in_text))
+}
+
 fn seconds(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
@@ -192,38 +182,6 @@ fn stated_in_text(message: &str) -> Option<Duration> {
     let word = after.split_whitespace().next()?.trim_end_matches('.');
     let wait: jiff::SignedDuration = word.parse().ok()?;
     Duration::try_from(wait).ok()
-}
-
-#[derive(Deserialize, Default)]
-struct ErrorBody {
-    #[serde(default, deserialize_with = "lenient")]
-    error: Option<LimitError>,
-    #[serde(default, deserialize_with = "lenient")]
-    detail: Option<String>,
-}
-
-#[derive(Deserialize, Default)]
-struct LimitError {
-    #[serde(default, deserialize_with = "lenient")]
-    code: Option<Word>,
-    #[serde(default, rename = "type", deserialize_with = "lenient")]
-    kind: Option<Word>,
-    #[serde(default, deserialize_with = "lenient")]
-    message: Option<String>,
-    #[serde(default, deserialize_with = "lenient")]
-    resets_in_seconds: Option<f64>,
-    #[serde(default, deserialize_with = "lenient")]
-    resets_at: Option<f64>,
-}
-
-impl From<LimitError> for ErrorObject {
-    fn from(error: LimitError) -> Self {
-        ErrorObject {
-            code: error.code,
-            kind: error.kind,
-            message: error.message,
-        }
-    }
 }
 
 #[cfg(test)]

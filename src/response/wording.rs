@@ -38,7 +38,7 @@ fn problem(problem: &Value) -> String {
 
 /// The error that an event inside a stream told, for a client that asked for no stream.
 pub fn of_event(status: u16, facts: &Facts) -> Bytes {
-    let said = facts.error_message.as_deref();
+    let said = facts.error.message.as_deref();
     let message = said.unwrap_or("The upstream failed in the middle of its answer.");
     error(status, facts.error_code.as_deref(), message)
 }

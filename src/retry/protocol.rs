@@ -525,7 +525,7 @@ fn every_error_event_is_understood_and_acted_upon() {
         for event in events(format!("data: {event}\n\n").as_bytes()) {
             event.read_into(event.meaning(), &mut facts);
         }
-        let refusal = Refusal::of_event(&facts);
+        let refusal = Refusal::of_event(&facts, NOW_MS);
         assert_eq!(
             (refusal.status, learned(refusal.signal().as_ref())),
             (*status, *about),

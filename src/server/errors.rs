@@ -118,6 +118,7 @@ fn describe(error: &Error) -> (u16, &'static str, &'static str, String) {
         Error::Unreachable { account, reason } => (502, SERVER, "upstream_unreachable", format!("The account '{account}' could not be reached: {reason}.")),
         Error::Unanswered { account, reason } => (502, SERVER, "upstream_cut", format!("The account '{account}' closed the connection before it answered ({reason}). The request may have run.")),
         Error::Timeout { account } => (504, SERVER, "upstream_timeout", format!("The account '{account}' did not answer in time. The request may still run.")),
+        Error::Redirected { account, status } => (502, SERVER, "upstream_redirect", format!("The address of the account '{account}' answered with a redirect (status {status}), which is not followed: a key goes only where its account says. Give the account the address that the redirect leads to.")),
         Error::UnaskedEncoding { account, encoding } => (502, SERVER, "upstream_encoding", format!("The account '{account}' sent an answer encoded as '{encoding}', which nobody asked for.")),
         Error::StoreUnavailable => (503, SERVER, "store_unavailable", "The database cannot be written, and this Moorage is set up not to go on without it.".into()),
         Error::StoreUnreadable(_) => (503, SERVER, "store_unreadable", "The database cannot be read.".into()),

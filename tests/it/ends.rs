@@ -231,7 +231,9 @@ async fn an_upstream_that_falls_silent_is_given_up_though_comments_keep_the_clie
         .simulate("deltas=2;delta_delay=1h", streamed("hi", None))
         .await;
     let text = String::from_utf8(reply.body.clone()).unwrap();
-    assert!(text.matches(": keep-alive\n\n").count() >= 3, "{text}");
+    assert!(text.matches(": keep-alive\n").count() >= 3, "{text}");
+    // A blank line after a comment ends an event without data, at which some readers fail.
+    assert!(!text.contains(": keep-alive\n\n"), "{text}");
     assert_eq!(reply.kinds().last().unwrap(), "response.failed");
     assert_eq!(harness.row(reply.request_id()).await["outcome"], "timeout");
 }

@@ -41,6 +41,7 @@ mod simulated;
 mod simulated_codex;
 mod store;
 mod streaming;
+mod upstream_quirks;
 mod websocket;
 mod websocket_silence;
 mod websocket_upstream;

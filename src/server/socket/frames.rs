@@ -10,13 +10,12 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::request::event::Lane;
 use crate::response::events::{Event, Meaning};
-use crate::response::refusal::Refusal;
 use crate::response::{Facts, Outcome};
 use crate::server::errors::{self, Told};
 
 /// What goes out for an event of the upstream's stream. Nothing if it is no text.
 pub(super) fn of_event(whole: &Bytes, event: &Event<'_>, meaning: Meaning, lane: &Lane) -> Option<Utf8Bytes> {
-    if meaning == Meaning::End(Outcome::Failed) && event.kind().as_ref() == b"error" {
+    if meaning == Meaning::End(Outcome::Failed) && event.is_error() {
         return Some(text(error_event(event), lane));
     }
     // The mark behind the last event of some servers is none.
@@ -53,10 +52,10 @@ fn error_event(event: &Event<'_>) -> Value {
     }
     let mut facts = Facts::default();
     event.read_into(Meaning::End(Outcome::Failed), &mut facts);
-    let status = Refusal::of_event(&facts).status;
+    let status = facts.error.status_as_answer();
     if !data["error"].is_object() {
         data["error"] = json!({
-            "type": kind_of(status), "code": data["code"], "message": data["message"], "param": data["param"],
+            "type": kind_of(status), "code": facts.error_code, "message": facts.error.message, "param": data["param"],
         });
     }
     json!({
